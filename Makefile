@@ -1,0 +1,68 @@
+# Everything here runs in environments of the project's own, made by uv, which is installed from the package index.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV := .tools/bin/uv
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help: ## Show what can be done here
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: .venv/.installed .venv-3.2/.installed ## Make the environments (Airflow 3.3 and 3.2)
+
+demo: .venv/.installed ## Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself (ARGS=--kill-daemon)
+	@$(BIN)/ecs-reconciler demo $(ARGS)
+
+check: .venv/.installed ## Lint, types, import contracts
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== import contracts" && $(BIN)/lint-imports --no-cache
+
+test: check .venv-3.2/.installed ## check, and every test: units, store, local ECS, Airflow 3.2 and 3.3 (ARGS=-x)
+	@echo "== tests" && $(BIN)/python -m pytest $(ARGS)
+
+test-fast: .venv/.installed ## The tests that start no Airflow
+	@$(BIN)/python -m pytest -m "not airflow" $(ARGS)
+
+sim: .venv/.installed ## Simulate N worlds from seed SEED: everything fails, nothing may go wrong (N=1000 SEED=0)
+	@$(BIN)/python -m tests.sim $(or $(N),1000) $(or $(SEED),0)
+
+format: .venv/.installed ## Format the code, mend what ruff can mend
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: .venv/.installed ## Write the pages that are made from the code
+	@$(BIN)/python -m tests.tools.options_page
+
+lock: $(UV) ## Resolve the dependencies anew and write the hashed locks
+	@for v in 3.2 3.3; do \
+	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --extra dev pyproject.toml -c requirements/airflow-$$v.in -o requirements/airflow-$$v.txt; \
+	done
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  requirements/uv.in -o requirements/uv.txt
+
+clean: ## Remove the environments and what was built
+	@rm -rf .venv .venv-3.2 .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: set PYTHON=")'
+	@echo "== installing uv into .tools"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/.installed: requirements/airflow-3.3.txt pyproject.toml | $(UV)
+	@echo "== installing Airflow 3.3 and the tools into .venv (about 700 MB)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --compile-bytecode --require-hashes --python .venv/bin/python requirements/airflow-3.3.txt
+	@$(UV) pip install --quiet --no-deps --python .venv/bin/python --editable .
+	@touch $@
+
+.venv-3.2/.installed: requirements/airflow-3.2.txt pyproject.toml | $(UV)
+	@echo "== installing Airflow 3.2 into .venv-3.2 (about 700 MB)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-3.2
+	@$(UV) pip sync --quiet --compile-bytecode --require-hashes --python .venv-3.2/bin/python requirements/airflow-3.2.txt
+	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
+	@touch $@
+
+.PHONY: help install demo check test test-fast sim format docs lock clean
