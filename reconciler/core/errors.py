@@ -1,0 +1,29 @@
+"""What the edges may raise. An exception's docstring says what it means for the caller."""
+
+from __future__ import annotations
+
+__all__ = ["EcsThrottled", "EcsUnavailable", "LeaseLost", "ReconcilerError", "StartError", "StoreUnavailable"]
+
+
+class ReconcilerError(Exception):
+    """The base of all errors that this project raises on purpose."""
+
+
+class EcsThrottled(ReconcilerError):
+    """ECS refused the call for its rate. Nothing happened; the same call may be made again later."""
+
+
+class EcsUnavailable(ReconcilerError):
+    """ECS can not be reached or will not serve this account now. Whether the call had an effect is unknown."""
+
+
+class StoreUnavailable(ReconcilerError):
+    """The database did not answer. Whether the last commit took place is unknown, so every write is repeatable."""
+
+
+class LeaseLost(ReconcilerError):
+    """Another replica holds the lease. Nothing was written; stop acting at once."""
+
+
+class StartError(ReconcilerError):
+    """The daemon can not start as it is configured. The message says what to do."""

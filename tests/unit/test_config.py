@@ -1,0 +1,136 @@
+"""Options: all problems at once, each with its name and what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reconciler.config import ConfigError, DaemonSettings, Read, daemon_settings, shim_settings
+
+COMPLETE = {
+    ("ecs_reconciler", "deployment"): "prod",
+    ("database", "sql_alchemy_conn"): "sqlite:///x.db",
+    ("core", "execution_api_server_url"): "http://api/execution/",
+    ("aws_ecs_executor", "cluster"): "airflow",
+    ("aws_ecs_executor", "container_name"): "main",
+    ("aws_ecs_executor", "region_name"): "eu-central-1",
+    ("aws_ecs_executor", "task_definition"): "airflow-task:3",
+}
+
+
+def reader(**changes: str | None) -> Read:
+    """The complete configuration, with changes given as `section__option=value`."""
+    values: dict[tuple[str, str], str | None] = dict(COMPLETE)
+    for name, value in changes.items():
+        section, option = name.split("__", 1)
+        values[section, option] = value
+    return lambda section, option: values.get((section, option))
+
+
+def settings(**changes: str | None) -> DaemonSettings:
+    return daemon_settings(reader(**changes))
+
+
+def problems(**changes: str | None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        settings(**changes)
+    return caught.value.problems
+
+
+def test_a_complete_configuration_has_defaults_for_the_rest() -> None:
+    found = settings()
+    assert found.options.max_running_tasks == 500
+    assert found.policy.max_run_task_attempts == 3
+    assert found.profile.run_task == {"taskDefinition": "airflow-task:3"}
+    assert found.profile.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
+
+
+def test_everything_that_is_missing_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        daemon_settings(lambda *_: None)
+    text = str(caught.value)
+    for option in ("deployment", "cluster", "container_name", "region_name", "task_definition"):
+        assert f"{option} is not set" in text
+        assert option.upper() in text
+    assert "[ecs_reconciler] sql_alchemy_conn is not set" in text
+    assert "[ecs_reconciler] execution_api_server_url is not set" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ecs_reconciler__deployment": "two words"}, ["[ecs_reconciler] deployment", "'two words'"]),
+        ({"ecs_reconciler__max_running_tasks": "many"}, ["max_running_tasks", "'many'", "integer"]),
+        ({"ecs_reconciler__launch_rate": "0"}, ["launch_rate", "greater than 0"]),
+        ({"aws_ecs_executor__launch_type": "LAMBDA"}, ["launch_type", "'LAMBDA'", "FARGATE"]),
+        ({"aws_ecs_executor__run_task_kwargs": "{oops"}, ["run_task_kwargs", "neither JSON nor a Python literal"]),
+        ({"aws_ecs_executor__security_groups": "sg-1"}, ["subnets is empty"]),
+        ({"aws_ecs_executor__assign_public_ip": "perhaps"}, ["assign_public_ip", "'perhaps'"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(change: dict[str, str], words: list[str]) -> None:
+    (problem,) = problems(**change)
+    for word in words:
+        assert word in problem
+
+
+def test_launch_type_and_strategy_exclude_one_another() -> None:
+    strategy = '[{"capacityProvider": "FARGATE_SPOT"}]'
+    (problem,) = problems(
+        aws_ecs_executor__launch_type="FARGATE", aws_ecs_executor__capacity_provider_strategy=strategy
+    )
+    assert "exclude one another" in problem
+
+
+def test_a_password_is_not_repeated() -> None:
+    found = problems(ecs_reconciler__lease_seconds="x", database__sql_alchemy_conn="postgresql://a:hunter2@b/c")
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("text", ['[{"capacityProvider": "FARGATE_SPOT"}]', "[{'capacityProvider': 'FARGATE_SPOT'}]"])
+def test_the_strategy_is_json_or_a_python_literal(text: str) -> None:
+    run_task = settings(aws_ecs_executor__capacity_provider_strategy=text).profile.run_task
+    assert run_task["capacityProviderStrategy"] == [{"capacityProvider": "FARGATE_SPOT"}]
+    assert "platformVersion" not in run_task
+
+
+@pytest.mark.parametrize(
+    ("changes", "network"),
+    [
+        ({"subnets": "a, b"}, {"subnets": ["a", "b"], "assignPublicIp": "DISABLED"}),
+        (
+            {"subnets": "a", "security_groups": "s , t", "assign_public_ip": "true"},
+            {"subnets": ["a"], "securityGroups": ["s", "t"], "assignPublicIp": "ENABLED"},
+        ),
+        ({"subnets": "a", "launch_type": "EC2"}, {"subnets": ["a"]}),
+    ],
+)
+def test_network_options_become_one_configuration(changes: dict[str, str], network: dict[str, Any]) -> None:
+    run_task = settings(**{f"aws_ecs_executor__{k}": v for k, v in changes.items()}).profile.run_task
+    assert run_task["networkConfiguration"] == {"awsvpcConfiguration": network}
+
+
+def test_run_task_kwargs_win_over_options() -> None:
+    run_task = settings(
+        aws_ecs_executor__launch_type="FARGATE",
+        aws_ecs_executor__run_task_kwargs='{"platformVersion": "1.4.0", "tags": []}',
+    ).profile.run_task
+    assert (run_task["launchType"], run_task["platformVersion"], run_task["tags"]) == ("FARGATE", "1.4.0", [])
+
+
+def test_our_own_database_and_api_address_win_over_airflows() -> None:
+    found = settings(ecs_reconciler__sql_alchemy_conn="sqlite:///own.db", ecs_reconciler__execution_api_server_url="u")
+    assert found.sql_alchemy_conn == "sqlite:///own.db"
+    assert found.profile.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
+
+
+def test_the_documentations_name_for_the_connection_is_accepted() -> None:
+    assert settings(aws_ecs_executor__aws_conn_id="mine").ecs.conn_id == "mine"
+
+
+def test_the_shim_needs_a_deployment_and_no_aws() -> None:
+    found = shim_settings(lambda _, option: {"deployment": "prod"}.get(option))
+    assert (found.deployment, found.max_running_tasks, found.max_run_task_attempts) == ("prod", 500, 3)
+    with pytest.raises(ConfigError, match="deployment is not set"):
+        shim_settings(lambda *_: None)
