@@ -1,0 +1,223 @@
+"""The `Store` seam on SQL: one method, one transaction, every write a compare-and-swap under the lease's fence.
+
+Compare-and-swap alone is the safety: whoever writes names the version it read, in the WHERE of the write. The fence,
+a look at the lease's epoch in the same transaction, keeps a leader that lost its lease from spending quota and rates.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from reconciler.core import identity
+from reconciler.core.errors import LeaseLost
+from reconciler.core.phase import Phase
+from reconciler.core.task import Snapshot
+from reconciler.seams import Counts, Lease
+from reconciler.store import statements
+from reconciler.store.engine import translated, writing
+from reconciler.store.rows import batches, insert_into, read, read_now, snapshot, status_of
+from reconciler.store.schema import attempts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from sqlalchemy import Connection, Engine, Select
+
+    from reconciler.core.task import Workload
+    from reconciler.seams import Change
+
+__all__ = ["SqlStore"]
+
+
+class SqlStore:
+    """The workloads of one deployment."""
+
+    update = statements.UPDATE
+    intend = statements.INTEND
+
+    def __init__(self, engine: Engine, deployment: str) -> None:
+        self._engine = engine
+        self._writer = writing(engine)
+        self._deployment = deployment
+
+    def hold(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
+        with translated(), self._writer.begin() as conn:
+            its = {"its_name": name, "its_holder": holder, "ttl": ttl.total_seconds()}
+            epoch = conn.execute(statements.HOLD[conn.dialect.name], its).scalar()
+        return None if epoch is None else Lease(name, holder, epoch)
+
+    def release(self, lease: Lease) -> None:
+        with translated(), self._writer.begin() as conn:
+            its = {"its_name": lease.name, "its_holder": lease.holder, "its_epoch": lease.epoch}
+            conn.execute(statements.RELEASE, its)
+
+    def now(self) -> datetime:
+        with self._read() as conn:
+            return read_now(conn)
+
+    def counts(self) -> Counts:
+        """Open workloads by phase, and of the terminal ones those that wait for their owner's acknowledgement.
+
+        Not all terminal ones: to count them is to read the whole table, only to see how long rows are kept.
+        """
+        by_phase = dict.fromkeys(Phase, 0)
+        mine = {"of": self._deployment}
+        with self._read() as conn:
+            at = oldest = read_now(conn)
+            for phase, count, first in conn.execute(statements.COUNT_OPEN, mine):
+                by_phase[Phase(phase)] = count
+                oldest = min(oldest, first) if phase == Phase.PENDING else oldest
+            for phase, count in conn.execute(statements.COUNT_UNDELIVERED, mine):
+                by_phase[Phase(phase)] = count
+        return Counts(at, by_phase, (at - oldest).total_seconds())
+
+    def launchable(self, limit: int) -> Snapshot:
+        with self._read() as conn:
+            return snapshot(conn, statements.LAUNCHABLE, of=self._deployment, limit=limit)
+
+    def in_phase(self, *phases: Phase) -> Snapshot:
+        with self._read() as conn:
+            return snapshot(conn, statements.in_phase(*phases), of=self._deployment)
+
+    def launching(self) -> Snapshot:
+        with self._read() as conn:
+            return snapshot(conn, statements.LAUNCHING, of=self._deployment)
+
+    def unwanted(self) -> Snapshot:
+        with self._read() as conn:
+            return snapshot(conn, statements.UNWANTED, of=self._deployment)
+
+    def failed_starts(self) -> Snapshot:
+        with self._read() as conn:
+            at = read_now(conn)
+            stopped = read(conn, statements.NEVER_RAN, of=self._deployment)
+            refused = read(conn, statements.REFUSED, of=self._deployment)
+        return Snapshot(at, (*stopped, *refused))
+
+    def admitted(self, since: datetime, running_for: timedelta) -> bool:
+        parameters = {"of": self._deployment, "since": since, "age": -running_for.total_seconds()}
+        with self._read() as conn:
+            return bool(conn.execute(statements.ADMITTED, parameters).scalar())
+
+    def find(self, exec_ids: Collection[str]) -> Snapshot:
+        """The workloads with these ids, without their spec."""
+        with self._read() as conn:
+            at = read_now(conn)
+            mine = self._deployment
+            found = [w for ids in batches(exec_ids) for w in read(conn, statements.FIND, of=mine, ids=ids)]
+        return Snapshot(at, tuple(found))
+
+    def save(self, changes: Sequence[Change], lease: Lease) -> list[Workload]:
+        if not changes:
+            return []
+        with self._write(lease) as conn:
+            won = self._swap(conn, changes)
+            self._note_attempts(conn, won, lease)
+        return [new for _, new in won]
+
+    def prune(self, older_than: timedelta, limit: int, lease: Lease) -> int:
+        """Delete what was last written `older_than` ago: a workload's last write is after its end."""
+        with self._write(lease) as conn:
+            parameters = {"of": self._deployment, "age": -older_than.total_seconds(), "limit": limit}
+            old = conn.execute(statements.PRUNABLE, parameters).scalars().all()
+            for ids in batches(old):
+                conn.execute(statements.FORGET_ATTEMPTS, {"ids": ids})
+                conn.execute(statements.FORGET, {"of": self._deployment, "ids": ids})
+        return len(old)
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        """A transaction that reads. It is committed, because psycopg forgets all it has prepared at a rollback."""
+        with translated(), self._engine.begin() as conn:
+            yield conn
+
+    @contextmanager
+    def _write(self, lease: Lease) -> Iterator[Connection]:
+        """A transaction behind the fence. The lease may have run out, as long as nobody else has taken it."""
+        with translated(), self._writer.begin() as conn:
+            epoch = conn.execute(statements.FENCE, {"name": lease.name, "epoch": lease.epoch}).scalar()
+            if epoch is None:
+                raise LeaseLost(f"epoch {lease.epoch} of the lease {lease.name} is over: another replica has taken it")
+            yield conn
+
+    def _swap(self, conn: Connection, changes: Sequence[Change]) -> list[Change]:
+        """Write each change that still can be made, and say which these were."""
+        wanted: dict[str, Change] = {}
+        for change in changes:
+            wanted.setdefault(change[0].exec_id, change)
+        versions = self._lock(conn, wanted)
+        mine = {"of": self._deployment}
+        current = [(old, new) for old, new in wanted.values() if versions.get(old.exec_id) == old.version]
+        won = [change for change in current if not _is_intent(*change)]
+        if won:
+            conn.execute(self.update, [_parameters(*change) | mine for change in won])
+        intents = [change for change in current if _is_intent(*change)]
+        if intents:
+            conn.execute(self.intend, [_parameters(*change) | mine for change in intents])
+            # The barrier may have held some back, and what an executemany did is not told row by row.
+            versions = self._versions(conn, [old.exec_id for old, _ in intents])
+            won += [(old, new) for old, new in intents if versions[old.exec_id] == new.version]
+        return won
+
+    def _lock(self, conn: Connection, wanted: Mapping[str, Change]) -> dict[str, int]:
+        """Lock these rows, in the order of their ids, and return their versions.
+
+        An intent locks all open rows of its task instance: two of them could otherwise be intended at the same moment
+        by two transactions that do not see each other's write.
+        """
+        names = [old.ti_id for old, new in wanted.values() if old.ti_id and _is_intent(old, new)]
+        ids = set(wanted)
+        for some in batches(names):
+            ids.update(conn.execute(statements.PEERS, {"of": self._deployment, "ids": some}).scalars())
+        return self._versions(conn, ids, statements.LOCK)
+
+    def _versions(
+        self, conn: Connection, exec_ids: Collection[str], statement: Select[tuple[str, int]] = statements.VERSIONS
+    ) -> dict[str, int]:
+        versions: dict[str, int] = {}
+        for ids in batches(exec_ids):
+            found = conn.execute(statement, {"of": self._deployment, "ids": ids})
+            versions.update((row.exec_id, row.version) for row in found)
+        return versions
+
+    def _note_attempts(self, conn: Connection, won: Sequence[Change], lease: Lease) -> None:
+        """Open an attempt for each intent; note the ARN and the end of the others."""
+        opened = [_attempt(new, lease) for old, new in won if _is_intent(old, new)]
+        if opened:
+            conn.execute(insert_into(conn, attempts).on_conflict_do_nothing(), opened)
+        noted = [
+            {
+                "id": old.exec_id,
+                "number": old.attempt,
+                "arn": new.task_arn,
+                "at": None if new.in_flight else new.updated_at,
+                "why": None if new.in_flight else ": ".join(filter(None, [new.phase.value, new.reason])),
+            }
+            for old, new in won
+            if old.in_flight and (not new.in_flight or new.task_arn != old.task_arn)
+        ]
+        if noted:
+            conn.execute(statements.NOTE_ATTEMPT, noted)
+
+
+def _is_intent(old: Workload, new: Workload) -> bool:
+    return old.phase is Phase.PENDING and new.phase is Phase.LAUNCHING
+
+
+def _parameters(old: Workload, new: Workload) -> dict[str, Any]:
+    return {"id": old.exec_id, "read_version": old.version, **status_of(new)}
+
+
+def _attempt(w: Workload, lease: Lease) -> dict[str, Any]:
+    return {
+        "exec_id": w.exec_id,
+        "attempt": w.attempt,
+        "cluster": w.cluster,
+        "family": w.family,
+        "client_token": identity.client_token(w.cluster or "", w.exec_id, w.attempt),
+        "started_by": identity.started_by(w.deployment, w.exec_id, w.attempt),
+        "intent_at": w.intent_at,
+        "epoch": lease.epoch,
+    }

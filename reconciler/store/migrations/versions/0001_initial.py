@@ -1,0 +1,121 @@
+"""The first tables: workloads, launch attempts, leases."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_TIME = sa.DateTime(timezone=True)
+_OPEN = "phase IN ('PENDING', 'LAUNCHING', 'STARTED', 'RUNNING', 'STOPPING')"
+_TERMINAL = "phase IN ('EXITED', 'FAILED_START', 'CANCELLED', 'LOST')"
+
+
+def upgrade() -> None:
+    # "if not exists": Airflow makes the tables from the metadata, and may die before it has noted the revision.
+    op.create_table(
+        "ecs_workload",
+        sa.Column("exec_id", sa.String(36), primary_key=True),
+        sa.Column("deployment", sa.String(40), nullable=False),
+        sa.Column("kind", sa.String(8), nullable=False),
+        sa.Column("ti_id", sa.String(36)),
+        sa.Column("dag_id", sa.String(250), nullable=False),
+        sa.Column("task_id", sa.String(250), nullable=False),
+        sa.Column("run_id", sa.String(250), nullable=False),
+        sa.Column("map_index", sa.Integer, nullable=False),
+        sa.Column("try_number", sa.Integer, nullable=False),
+        sa.Column("queue", sa.String(256), nullable=False),
+        sa.Column("team", sa.String(50)),
+        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("owner_job_id", sa.Integer),
+        sa.Column("workload", sa.Text),
+        sa.Column("executor_config", sa.Text),
+        sa.Column("spec_version", sa.Integer, nullable=False),
+        sa.Column("desired", sa.String(4), nullable=False),
+        sa.Column("desired_reason", sa.Text),
+        sa.Column("desired_at", _TIME),
+        sa.Column("refused", sa.Boolean, nullable=False),
+        sa.Column("acked_version", sa.BigInteger, nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("phase", sa.String(12), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("start_failures", sa.Integer, nullable=False),
+        sa.Column("not_before", _TIME),
+        sa.Column("intent_at", _TIME),
+        sa.Column("profile", sa.Text, nullable=False),
+        sa.Column("cluster", sa.Text),
+        sa.Column("family", sa.Text),
+        sa.Column("params", sa.Text),
+        sa.Column("task_arn", sa.Text),
+        sa.Column("ecs_version", sa.BigInteger, nullable=False),
+        sa.Column("last_status", sa.Text),
+        sa.Column("started_at", _TIME),
+        sa.Column("stopped_at", _TIME),
+        sa.Column("exit_code", sa.Integer),
+        sa.Column("stop_code", sa.Text),
+        sa.Column("reason", sa.Text),
+        sa.Column("updated_at", _TIME, nullable=False),
+        if_not_exists=True,
+    )
+    op.create_table(
+        "ecs_launch_attempt",
+        sa.Column("exec_id", sa.String(36), primary_key=True),
+        sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("cluster", sa.Text),
+        sa.Column("family", sa.Text),
+        sa.Column("client_token", sa.String(64), nullable=False),
+        sa.Column("started_by", sa.String(128), nullable=False),
+        sa.Column("intent_at", _TIME, nullable=False),
+        sa.Column("epoch", sa.BigInteger, nullable=False),
+        sa.Column("closed_at", _TIME),
+        sa.Column("verdict", sa.Text),
+        sa.Column("task_arn", sa.Text),
+        if_not_exists=True,
+    )
+    op.create_table(
+        "ecs_lease",
+        sa.Column("name", sa.String(250), primary_key=True),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("epoch", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", _TIME, nullable=False),
+        if_not_exists=True,
+    )
+    if op.get_context().dialect.name == "postgresql":
+        for table in ("ecs_workload", "ecs_launch_attempt", "ecs_lease"):
+            op.execute(
+                f"ALTER TABLE {table} SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
+                "autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)"
+            )
+    refused = "refused = 1" if op.get_context().dialect.name == "sqlite" else "refused"
+    pending: list[str | sa.TextClause] = ["deployment", sa.text("priority DESC"), "created_at", "exec_id"]
+    _index("pending", pending, "phase = 'PENDING' AND desired = 'RUN'")
+    _index("open", ["deployment", "phase"], _OPEN)
+    _index("ti", ["ti_id"], _OPEN)
+    _index("unwanted", ["deployment"], f"{_OPEN} AND desired = 'STOP'")
+    _index("refused", ["deployment"], f"phase = 'EXITED' AND desired = 'RUN' AND {refused}")
+    _index("undelivered", ["deployment", "owner_job_id", "updated_at"], f"{_TERMINAL} AND version > acked_version")
+    _index("finished", ["deployment", "updated_at"], _TERMINAL)
+    _index("key", ["dag_id", "task_id", "run_id", "map_index", "try_number"], None)
+
+
+def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None) -> None:
+    where = None if predicate is None else sa.text(predicate)
+    op.create_index(
+        f"ix_ecs_workload_{name}",
+        "ecs_workload",
+        columns,
+        postgresql_where=where,
+        sqlite_where=where,
+        if_not_exists=True,
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("ecs_lease")
+    op.drop_table("ecs_launch_attempt")
+    op.drop_table("ecs_workload")

@@ -1,0 +1,150 @@
+"""Between a `Workload` and its row: the mapping, the database's clock, and reading rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Double, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from reconciler.core.phase import Desired, Phase
+from reconciler.core.task import Kind, Snapshot, Spec, TaskKey, Workload
+from reconciler.store.schema import SPEC_VERSION, UtcDateTime, workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from sqlalchemy import BindParameter, Connection, ScalarSelect, Select, Table
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "batches", "insert_into", "now", "read", "read_now", "row_of"]
+__all__ += ["seconds", "snapshot", "status_of"]
+
+_KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+_SPEC: Final = ("workload", "executor_config", "spec_version")
+
+STATUS: Final = (
+    "phase",
+    "version",
+    "attempt",
+    "start_failures",
+    "not_before",
+    "intent_at",
+    "profile",
+    "cluster",
+    "family",
+    "params",
+    "task_arn",
+    "ecs_version",
+    "last_status",
+    "started_at",
+    "stopped_at",
+    "exit_code",
+    "stop_code",
+    "reason",
+    "updated_at",
+)
+"""The daemon's columns. All others are the shim's."""
+
+LIGHT: Final = tuple(column for column in workloads.c if column.name not in _SPEC)
+"""A row without its spec."""
+
+_WIDTH: Final = len(LIGHT)
+
+WHOLE: Final = (*LIGHT, workloads.c.workload, workloads.c.executor_config)
+
+BATCH: Final = 1000
+"""How many ids one IN list holds: PostgreSQL's protocol takes 65,535 parameters, SQLite 32,766."""
+
+
+class DbNow(FunctionElement[datetime]):
+    """The database's clock at this moment, not at the transaction's start; with an argument, so many seconds later.
+
+    On SQLite it is `strftime(format, 'now'[, modifier])`: who owns that function on a connection owns the time.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(DbNow, "postgresql")
+def _now_on_postgresql(element: DbNow, compiler: SQLCompiler, **options: Any) -> str:
+    if not element.clauses.clauses:
+        return "clock_timestamp()"
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(DbNow, "sqlite")
+def _now_on_sqlite(element: DbNow, compiler: SQLCompiler, **options: Any) -> str:
+    if not element.clauses.clauses:
+        return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
+
+
+def seconds(name: str) -> BindParameter[float]:
+    """A parameter for `DbNow`."""
+    return bindparam(name, type_=Double())
+
+
+def now(plus: BindParameter[float] | None = None) -> ScalarSelect[datetime]:
+    """The clock for comparing with a column: read once per statement, and not once per row."""
+    return select(DbNow() if plus is None else DbNow(plus)).scalar_subquery()
+
+
+_NOW: Final = select(DbNow())
+
+
+def read_now(conn: Connection) -> datetime:
+    """The database's clock, read by itself."""
+    return conn.execute(_NOW).scalar_one()
+
+
+def read(conn: Connection, statement: Select[Any], **parameters: Any) -> list[Workload]:
+    """The workloads that a statement finds whose columns are LIGHT or WHOLE."""
+    return [_workload(row) for row in conn.execute(statement, parameters)]
+
+
+def snapshot(conn: Connection, statement: Select[Any], **parameters: Any) -> Snapshot:
+    """The same with the clock, which is read first, so that an age is never too great."""
+    at = read_now(conn)
+    return Snapshot(at, tuple(read(conn, statement, **parameters)))
+
+
+def insert_into(conn: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that knows ON CONFLICT, in this database's dialect. Both spell it alike."""
+    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def batches(ids: Collection[str]) -> Iterator[list[str]]:
+    """The ids in order, in lists that fit into one statement. Whoever locks rows locks them in this order."""
+    ordered = sorted(set(ids))
+    for start in range(0, len(ordered), BATCH):
+        yield ordered[start : start + BATCH]
+
+
+def row_of(w: Workload) -> dict[str, Any]:
+    """All columns of a new row, except those that the database's clock fills."""
+    values = {column.name: getattr(w, column.name, None) for column in LIGHT if column.name not in _KEY}
+    key = {name: getattr(w.key, name) for name in _KEY}
+    spec = {
+        "workload": w.spec.workload if w.spec else None,
+        "executor_config": w.spec.executor_config if w.spec else None,
+        "spec_version": SPEC_VERSION,
+    }
+    return {**values, **key, **spec, "kind": w.kind.value, "desired": w.desired.value, "phase": w.phase.value}
+
+
+def status_of(w: Workload) -> dict[str, Any]:
+    """The daemon's columns as parameters named `new_<column>`."""
+    return {f"new_{name}": getattr(w, name) for name in STATUS} | {"new_phase": w.phase.value}
+
+
+def _workload(row: Sequence[Any]) -> Workload:
+    """By position, for speed: the daemon does little else. The columns stand in the order of the fields of Workload."""
+    spec = Spec(row[_WIDTH], row[_WIDTH + 1] or {}) if len(row) > _WIDTH and row[_WIDTH] is not None else None
+    fields: list[Any] = [*row[:2], Kind(row[2]), row[3], TaskKey(*row[4:9]), *row[9:13], spec]
+    fields += [Desired(row[13]), *row[14:19], Phase(row[19]), *row[20:_WIDTH]]
+    return Workload(*fields)

@@ -1,0 +1,239 @@
+"""The table as a scheduler's shim sees it: plain functions on a connection whose transaction the caller owns.
+
+The connection is usually Airflow's own, in the very transaction that Airflow writes its task instances in: nothing here
+commits, nothing assumes this project's engine settings, and rows are written in the order of their ids so that two
+schedulers never wait for each other in a circle. All ages are the database's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Integer, bindparam, exists, func, literal_column, or_, select, true, tuple_, update
+
+from reconciler.core.phase import Desired, Phase
+from reconciler.store import schema
+from reconciler.store.rows import LIGHT, DbNow, batches, insert_into, now, row_of, seconds, snapshot
+from reconciler.store.schema import leases, workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import timedelta
+
+    from sqlalchemy import Connection
+
+    from reconciler.core.task import Snapshot, Workload
+
+__all__ = ["Demand", "acknowledge", "demand", "insert", "newest", "open_workloads", "own", "refuse", "shed"]
+__all__ += ["undelivered", "waiting", "want_stop"]
+
+_w: Final = workloads.c
+_ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
+_owned: Final = (_w.deployment == bindparam("deployment"), _w.owner_job_id == bindparam("owner"))
+_limit: Final = bindparam("limit", type_=Integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What tells a scheduler how many more task instances it may queue."""
+
+    in_flight: int
+    """Workloads that count against the quota."""
+    pending: int
+    """Workloads that wait for their launch."""
+    finished_last_minute: int
+    """Workloads that gave a slot back within the last minute."""
+    daemon_alive: bool
+    """Some replica holds a lease of this deployment."""
+
+
+def insert(conn: Connection, new: Sequence[Workload]) -> None:
+    """Queue workloads: PENDING, or FAILED_START if rejected at once. One that is there already stays as it is."""
+    if not new:
+        return
+    statement = (
+        insert_into(conn, workloads)
+        .values(created_at=DbNow(), updated_at=DbNow())
+        .on_conflict_do_nothing(index_elements=[_w.exec_id])
+    )
+    conn.execute(statement, [row_of(w) for w in sorted(new, key=lambda w: w.exec_id)])
+
+
+_UNDELIVERED: Final = (
+    select(*LIGHT).where(*_owned, schema.undelivered(workloads)).order_by(_w.updated_at, _w.exec_id).limit(_limit)
+)
+
+
+def undelivered(conn: Connection, deployment: str, owner_job_id: int, limit: int) -> Snapshot:
+    """Terminal workloads of this owner that it has not acknowledged, the oldest first, without their spec.
+
+    There is no cursor that could run ahead of a slow commit: a row is shown until it is acknowledged.
+    """
+    return snapshot(conn, _UNDELIVERED, deployment=deployment, owner=owner_job_id, limit=limit)
+
+
+_later: Final = workloads.alias("later")
+_NEWEST: Final = select(_w.exec_id).where(
+    _ids,
+    ~exists().where(
+        _later.c.dag_id == _w.dag_id,
+        _later.c.task_id == _w.task_id,
+        _later.c.run_id == _w.run_id,
+        _later.c.map_index == _w.map_index,
+        _later.c.try_number == _w.try_number,
+        _later.c.deployment == _w.deployment,
+        _later.c.created_at > _w.created_at,
+    ),
+)
+
+
+def newest(conn: Connection, some: Collection[Workload]) -> set[str]:
+    """Those of these exec_ids whose task instance, by its key and try, has not been queued again since."""
+    return {
+        exec_id
+        for ids in batches([w.exec_id for w in some])
+        for exec_id in conn.execute(_NEWEST, {"ids": ids}).scalars()
+    }
+
+
+_as_read: Final = (_w.exec_id == bindparam("id"), _w.version == bindparam("read_version"))
+_ACKNOWLEDGE: Final = update(workloads).where(*_as_read, schema.finished(workloads)).values(acked_version=_w.version)
+_REFUSE: Final = (
+    update(workloads)
+    .where(*_as_read, _w.phase == Phase.EXITED.value, _w.desired == Desired.RUN.value)
+    .values(refused=true(), version=_w.version + 1)
+)
+
+
+def acknowledge(conn: Connection, some: Sequence[Workload]) -> None:
+    """There is nothing left to tell about these terminal workloads, as they were read."""
+    if some:
+        conn.execute(_ACKNOWLEDGE, _versions(some))
+
+
+def refuse(conn: Connection, some: Sequence[Workload]) -> None:
+    """Airflow never admitted the containers of these exited workloads: the daemon may launch them again."""
+    if some:
+        conn.execute(_REFUSE, _versions(some))
+
+
+def _versions(some: Sequence[Workload]) -> list[dict[str, Any]]:
+    return [{"id": w.exec_id, "read_version": w.version} for w in sorted(some, key=lambda w: w.exec_id)]
+
+
+_LOCK: Final = select(_w.exec_id).where(_ids).order_by(_w.exec_id).with_for_update()
+_WANT_STOP: Final = (
+    update(workloads)
+    # A refused one is about to be opened again.
+    .where(_ids, or_(schema.opened(workloads), schema.refused(workloads)), _w.desired == Desired.RUN.value)
+    .values(desired=Desired.STOP.value, desired_reason=bindparam("why"), desired_at=DbNow(), version=_w.version + 1)
+)
+
+
+def want_stop(conn: Connection, exec_ids: Collection[str], reason: str) -> int:
+    """Airflow does not want these any more. Wanted once, it stays wanted. Returns how many were still wanted to run."""
+    stopped = 0
+    for ids in batches(exec_ids):
+        conn.execute(_LOCK, {"ids": ids})
+        stopped += conn.execute(_WANT_STOP, {"ids": ids, "why": reason}).rowcount
+    return stopped
+
+
+_OPEN: Final = select(*LIGHT).where(*_owned, schema.opened(workloads)).order_by(_w.created_at, _w.exec_id)
+
+
+def open_workloads(conn: Connection, deployment: str, owner_job_id: int) -> Snapshot:
+    """The workloads of this owner that are not terminal, without their spec."""
+    return snapshot(conn, _OPEN, deployment=deployment, owner=owner_job_id)
+
+
+_OWN: Final = update(workloads).where(_ids).values(owner_job_id=bindparam("owner")).returning(_w.exec_id)
+
+
+def own(conn: Connection, exec_ids: Collection[str], owner_job_id: int) -> set[str]:
+    """Make this scheduler job the owner. Returns the ids that exist."""
+    owned: set[str] = set()
+    for ids in batches(exec_ids):
+        conn.execute(_LOCK, {"ids": ids})
+        owned.update(conn.execute(_OWN, {"ids": ids, "owner": owner_job_id}).scalars())
+    return owned
+
+
+_WAITING: Final = (
+    select(*LIGHT)
+    .where(*_owned, schema.pending(workloads), _w.created_at < now(seconds("age")))
+    .order_by(_w.created_at, _w.exec_id)
+    .limit(_limit)
+)
+
+
+def waiting(conn: Connection, deployment: str, owner_job_id: int, older_than: timedelta, limit: int) -> Snapshot:
+    """Workloads of this owner that were queued `older_than` ago and still wait for their launch, the oldest first."""
+    age = -older_than.total_seconds()
+    return snapshot(conn, _WAITING, deployment=deployment, owner=owner_job_id, age=age, limit=limit)
+
+
+_GIVEN_BACK: Final = "given back to Airflow: it could not be launched in time"
+_SHED: Final = (
+    update(workloads)
+    .where(
+        _ids,  # SQLite finds no index for the pairs alone
+        tuple_(_w.exec_id, _w.version).in_(bindparam("read", expanding=True)),
+        _w.phase == Phase.PENDING.value,
+    )
+    .values(
+        phase=Phase.CANCELLED.value,
+        reason=_GIVEN_BACK,
+        updated_at=DbNow(),
+        version=_w.version + 1,
+        acked_version=_w.version + 1,
+    )
+    .returning(_w.exec_id, _w.updated_at)
+)
+
+
+def shed(conn: Connection, some: Sequence[Workload]) -> list[Workload]:
+    """Cancel workloads that still wait for their launch; the caller gives their task instances back to Airflow.
+
+    Returns those that were cancelled here: whatever has an intent by now is not touched. Already acknowledged.
+    """
+    as_read = {w.exec_id: w for w in some}
+    cancelled = []
+    for ids in batches(as_read):
+        conn.execute(_LOCK, {"ids": ids})
+        won = conn.execute(_SHED, {"ids": ids, "read": [(exec_id, as_read[exec_id].version) for exec_id in ids]})
+        for exec_id, at in won:
+            w = as_read[exec_id]
+            cancelled.append(w.moved(Phase.CANCELLED, at, reason=_GIVEN_BACK, acked_version=w.version + 1))
+    return cancelled
+
+
+def _count(*conditions: Any) -> Any:
+    return select(func.count()).where(_w.deployment == bindparam("deployment"), *conditions).scalar_subquery()
+
+
+_DEMAND: Final = select(
+    _count(schema.in_flight(workloads)).label("in_flight"),
+    _count(schema.pending(workloads)).label("pending"),
+    # Neither what was rejected or given back before its launch: no slot was ever taken.
+    _count(
+        schema.finished(workloads),
+        _w.updated_at > now(seconds("age")),
+        _w.attempt > 0,
+        _w.phase != literal_column("'CANCELLED'"),
+    ).label("finished_last_minute"),
+    # Not LIKE: an underscore in a name would be a wildcard, and SQLite does not tell capitals apart.
+    exists()
+    .where(
+        func.substr(leases.c.name, 1, func.length(bindparam("prefix"))) == bindparam("prefix"),
+        leases.c.expires_at > now(),
+    )
+    .label("daemon_alive"),
+)
+
+
+def demand(conn: Connection, deployment: str) -> Demand:
+    """What this deployment runs, what waits, and whether anybody works on it."""
+    row = conn.execute(_DEMAND, {"deployment": deployment, "prefix": f"{deployment}/", "age": -60.0}).one()
+    return Demand(row.in_flight, row.pending, row.finished_last_minute, bool(row.daemon_alive))

@@ -1,0 +1,213 @@
+"""The daemon's statements. Each is constant, so that SQLAlchemy compiles it once and partial indexes can serve it.
+
+All of them name the deployment: rows of others do not exist here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    case,
+    delete,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from reconciler.core.phase import TERMINAL, Phase
+from reconciler.store import schema
+from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, now, seconds
+from reconciler.store.schema import attempts, leases, workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Executable, FromClause
+
+_w: Final = workloads.c
+_mine: Final = _w.deployment == bindparam("of")
+_ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
+
+
+def _none(table: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether no other workload of the same task instance fulfils these conditions: one look into the index by `ti_id`.
+
+    USE CAUTION when rewording this. NOT EXISTS lets PostgreSQL join all waiting rows with all waiting rows, a million
+    comparisons where a hundred look-ups do; IS NULL makes it expect that hardly any row passes, and look up and sort
+    all of them; and a bare comparison of `deployment` makes both databases prefer the index of open rows, which says
+    nothing about the task instance.
+    """
+    same = table.c.ti_id == _w.ti_id
+    hidden = table.c.deployment.concat(literal_column("''")) == _w.deployment
+    found = select(false()).where(same, hidden, table.c.exec_id != _w.exec_id, *conditions).limit(1)
+    return func.coalesce(found.scalar_subquery(), true())
+
+
+def _unbarred() -> ColumnElement[bool]:
+    """The barrier is open: no other workload of the task instance has a container that may be alive.
+
+    An exit code opens it early, before ECS says STOPPED: the container is gone, only its network is being torn down.
+    """
+    other = workloads.alias("other")
+    alive = or_(schema.phase_in(other, [Phase.LAUNCHING]), other.c.exit_code.is_(None))
+    return _none(other, schema.in_flight(other), alive)
+
+
+def _newest() -> ColumnElement[bool]:
+    """The task instance has not been queued again since, for a launch that waits too."""
+    newer = workloads.alias("newer")
+    later = or_(
+        newer.c.created_at > _w.created_at,
+        (newer.c.created_at == _w.created_at) & (newer.c.exec_id > _w.exec_id),
+    )
+    return _none(newer, schema.opened(newer), schema.pending(newer), later)
+
+
+LAUNCHABLE: Final = (
+    select(*WHOLE)
+    .where(
+        _mine,
+        schema.pending(workloads),
+        _w.spec_version <= schema.SPEC_VERSION,
+        or_(_w.not_before.is_(None), _w.not_before <= now()),
+        _unbarred(),
+        _newest(),
+    )
+    .order_by(_w.priority.desc(), _w.created_at, _w.exec_id)
+    .limit(bindparam("limit", type_=Integer))
+)
+
+
+def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any]] = LIGHT) -> Select[Any]:
+    return select(*columns).where(_mine, *conditions).order_by(_w.created_at, _w.exec_id)
+
+
+@cache
+def in_phase(*phases: Phase) -> Select[Any]:
+    """The workloads in these phases. The index of open ones serves if no phase is terminal."""
+    within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
+    return _oldest_first(*within, schema.phase_in(workloads, phases))
+
+
+LAUNCHING: Final = _oldest_first(schema.opened(workloads), schema.phase_in(workloads, [Phase.LAUNCHING]), columns=WHOLE)
+UNWANTED: Final = _oldest_first(schema.unwanted(workloads))
+NEVER_RAN: Final = _oldest_first(
+    schema.opened(workloads),
+    schema.phase_in(workloads, [Phase.STARTED]),
+    _w.last_status.in_([literal_column("'STOPPED'"), literal_column("'DELETED'")]),
+)
+REFUSED: Final = _oldest_first(schema.refused(workloads))
+ADMITTED: Final = select(
+    exists().where(
+        _mine,
+        schema.finished(workloads),
+        schema.phase_in(workloads, [Phase.EXITED]),
+        _w.kind == literal_column("'task'"),
+        # The supervisor exits with 0 only after it has told the API what happened; and Airflow agrees.
+        _w.exit_code == 0,
+        ~_w.refused,
+        _w.acked_version >= _w.version,
+        _w.updated_at > bindparam("since", type_=_w.updated_at.type),
+        _w.stopped_at >= bindparam("since", type_=_w.stopped_at.type),
+    )
+    | exists().where(
+        _mine,
+        schema.opened(workloads),
+        schema.phase_in(workloads, [Phase.RUNNING]),
+        _w.kind == literal_column("'task'"),
+        _w.exit_code.is_(None),
+        _w.intent_at >= bindparam("since", type_=_w.intent_at.type),
+        _w.started_at < now(seconds("age")),
+    )
+)
+FIND: Final = _oldest_first(_ids)
+COUNT_OPEN: Final = (
+    select(_w.phase, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(_w.phase)
+)
+COUNT_UNDELIVERED: Final = select(_w.phase, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase)
+
+FENCE: Final = (
+    select(leases.c.epoch)
+    .where(leases.c.name == bindparam("name"), leases.c.epoch == bindparam("epoch"))
+    .with_for_update(read=True)
+)
+
+
+def _hold(insert: sqlite.Insert | postgresql.Insert) -> Executable:
+    free = or_(leases.c.holder == insert.excluded.holder, leases.c.expires_at <= DbNow())
+    return (
+        insert.values(
+            name=bindparam("its_name"), holder=bindparam("its_holder"), epoch=1, expires_at=DbNow(seconds("ttl"))
+        )
+        .on_conflict_do_update(
+            index_elements=[leases.c.name],
+            set_={
+                "holder": insert.excluded.holder,
+                "expires_at": insert.excluded.expires_at,
+                "epoch": leases.c.epoch + case((leases.c.holder == insert.excluded.holder, 0), else_=1),
+            },
+            where=free,
+        )
+        .returning(leases.c.epoch)
+    )
+
+
+HOLD: Final = {"sqlite": _hold(sqlite.insert(leases)), "postgresql": _hold(postgresql.insert(leases))}
+"""Take the lease or renew it, by dialect; gives the epoch, or no row if somebody else holds it."""
+RELEASE: Final = (
+    update(leases)
+    .where(
+        leases.c.name == bindparam("its_name"),
+        leases.c.holder == bindparam("its_holder"),
+        leases.c.epoch == bindparam("its_epoch"),
+    )
+    .values(expires_at=DbNow())
+)
+
+PEERS: Final = select(_w.exec_id).where(_mine, schema.opened(workloads), _w.ti_id.in_(bindparam("ids", expanding=True)))
+LOCK: Final = select(_w.exec_id, _w.version).where(_mine, _ids).order_by(_w.exec_id).with_for_update()
+VERSIONS: Final = select(_w.exec_id, _w.version).where(_mine, _ids)
+UPDATE: Final = (
+    update(workloads)
+    .where(_w.exec_id == bindparam("id"), _w.version == bindparam("read_version"), _mine)
+    .values(
+        {name: bindparam(f"new_{name}", type_=_w[name].type) for name in STATUS}
+        # The one column of the shim that the daemon touches: a workload that is launched again is not refused any more.
+        | {"refused": case((bindparam("new_phase") == Phase.PENDING.value, false()), else_=_w.refused)}
+    )
+)
+"""The compare-and-swap. It writes the daemon's columns and none of the shim's, but for the one reset."""
+INTEND: Final = UPDATE.where(_unbarred())
+"""The same, behind the barrier."""
+NOTE_ATTEMPT: Final = (
+    update(attempts)
+    .where(attempts.c.exec_id == bindparam("id"), attempts.c.attempt == bindparam("number"))
+    .values(
+        task_arn=func.coalesce(bindparam("arn", type_=attempts.c.task_arn.type), attempts.c.task_arn),
+        closed_at=func.coalesce(attempts.c.closed_at, bindparam("at", type_=attempts.c.closed_at.type)),
+        verdict=func.coalesce(attempts.c.verdict, bindparam("why", type_=attempts.c.verdict.type)),
+    )
+)
+
+PRUNABLE: Final = (
+    select(_w.exec_id)
+    .where(_mine, schema.finished(workloads), _w.acked_version >= _w.version, _w.updated_at < now(seconds("age")))
+    .order_by(_w.updated_at, _w.exec_id)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+FORGET_ATTEMPTS: Final = delete(attempts).where(attempts.c.exec_id.in_(bindparam("ids", expanding=True)))
+FORGET: Final = delete(workloads).where(_ids)
