@@ -1,0 +1,39 @@
+"""The boto3 client: one per process, shared by all its threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+
+from reconciler import __version__
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecs import ECSClient
+
+__all__ = ["make_client"]
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds to reach ECS."""
+READ_TIMEOUT: Final = 20.0
+"""Seconds to wait for an answer. RunTask answers in a fraction of one; giving up leaves a launch unknown."""
+
+
+def make_client(region: str, *, threads: int, session: boto3.Session | None = None) -> ECSClient:
+    """An ECS client for up to `threads` calls at once. `session` brings credentials; None means boto3's own chain.
+
+    The SDK never repeats a call: RunTask must not be sent late, and a repeat by the SDK would sleep between signing and
+    sending and hide throttling from our rate limits. Everything here is repeated by whoever looks again.
+    An endpoint of one's own is set by AWS_ENDPOINT_URL_ECS.
+    """
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        max_pool_connections=threads,
+        parameter_validation=True,
+        tcp_keepalive=True,
+        user_agent_extra=f"airflow-ecs-reconciler/{__version__}",
+    )
+    return (session or boto3.Session()).client("ecs", region_name=region, config=config)

@@ -1,0 +1,58 @@
+"""From AWS's words to ours: the `Task` structure of an answer, or of an event's `detail`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from reconciler.core.runtask import EXEC_ID_VARIABLE
+from reconciler.core.task import Container, EcsTask
+from reconciler.ecs.errors import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ecs_task"]
+
+
+def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
+    """The task that ECS shows. Answers and events differ only in how they write times."""
+    return EcsTask(
+        arn=shown["taskArn"],
+        last_status=shown["lastStatus"],
+        desired_status=shown.get("desiredStatus", "RUNNING"),
+        started_by=shown.get("startedBy"),
+        version=shown.get("version", 0),
+        created_at=_time(shown.get("createdAt")),
+        started_at=_time(shown.get("startedAt")),
+        stopped_at=_time(shown.get("stoppedAt")),
+        stop_code=shown.get("stopCode"),
+        stopped_reason=clean(shown.get("stoppedReason") or "") or None,
+        container=_our_container(shown),
+    )
+
+
+def _our_container(shown: Mapping[str, Any]) -> Container | None:
+    """The container whose override names a workload. A sidecar's exit code must never pass for ours.
+
+    `containers` is empty or missing right after a launch on a capacity provider and in shortened answers.
+    """
+    ours = {
+        override.get("name")
+        for override in shown.get("overrides", {}).get("containerOverrides", ())
+        if any(variable.get("name") == EXEC_ID_VARIABLE for variable in override.get("environment", ()))
+    }
+    for container in shown.get("containers", ()):
+        if container.get("name") in ours:
+            return Container(
+                exit_code=container.get("exitCode"),
+                reason=clean(container.get("reason") or "") or None,
+                runtime_id=container.get("runtimeId"),
+            )
+    return None
+
+
+def _time(value: datetime | str | None) -> datetime | None:
+    """Answers have datetimes in the zone of this machine, events have ISO 8601 text. Both become UTC."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment and moment.astimezone(UTC)

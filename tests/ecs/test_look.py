@@ -1,0 +1,239 @@
+"""DescribeTasks, ListTasks and StopTask over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.localecs import AwsError, ResponseLost, Settings
+from tests.ecs.world import PROFILE, T0, eventually, launching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.ecs.conftest import MakeWorld
+    from tests.ecs.world import World
+
+NETWORK = PROFILE.run_task["networkConfiguration"]
+
+
+def launch(world: World, count: int) -> list[str]:
+    return [world.run(launching(f"w-{n}")).task.arn for n in range(count)]
+
+
+def fill(world: World, count: int) -> list[str]:
+    """Many tasks of ours, straight into the model: HTTP takes its time."""
+    with world.ecs.lock:
+        return [
+            world.ecs.model.call("RunTask", {**PROFILE.run_task, "startedBy": f"test/w-{n}/1"}, world.ecs.now())[
+                "tasks"
+            ][0]["taskArn"]
+            for n in range(count)
+        ]
+
+
+def foreign(world: World, **request: Any) -> str:
+    """A task that somebody else started."""
+    answer = world.client.run_task(
+        **{"taskDefinition": "airflow-task", "launchType": "FARGATE", "networkConfiguration": NETWORK} | request
+    )
+    return str(answer["tasks"][0]["taskArn"])
+
+
+def test_any_number_of_tasks_can_be_described(world: World) -> None:
+    arns = fill(world, 230)
+    shown = world.gateway.describe("default", arns)
+    assert [task.arn for task in shown.tasks] == arns
+    assert shown.missing == frozenset()
+    assert world.heard("DescribeTasks") == 3
+
+
+def test_nothing_to_describe_is_no_call(world: World) -> None:
+    assert world.gateway.describe("default", []).tasks == ()
+    assert world.heard("DescribeTasks") == 0
+
+
+def test_missing_tasks_are_named_and_the_others_shown(world: World) -> None:
+    there, hidden = launch(world, 2)
+    world.faults.hide(hidden)
+    shown = world.gateway.describe("default", [there, hidden])
+    assert [task.arn for task in shown.tasks] == [there]
+    assert shown.missing == {hidden}
+
+
+def test_a_task_is_shown_with_its_times_in_utc(world: World) -> None:
+    (arn,) = launch(world, 1)
+    eventually(lambda: world.gateway.describe("default", [arn]).tasks[0].last_status == "RUNNING")
+    (task,) = world.gateway.describe("default", [arn]).tasks
+    assert task.created_at is not None
+    assert task.started_at is not None
+    assert task.created_at.utcoffset() == T0.utcoffset()
+    assert task.created_at <= task.started_at
+    assert task.version > 1
+
+
+def test_only_our_own_container_decides(make_world: MakeWorld) -> None:
+    world = make_world()
+    containers = [
+        {"name": "sidecar", "image": "busybox", "essential": False},
+        {"name": "main", "image": "apache/airflow", "essential": True},
+    ]
+    world.client.register_task_definition(
+        family="two",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="256",
+        memory="512",
+        containerDefinitions=containers,
+    )
+    run_task = {
+        **PROFILE.run_task,
+        "taskDefinition": "two",
+        "overrides": {"containerOverrides": [{"name": "sidecar", "environment": [{"name": "A", "value": "b"}]}]},
+    }
+    profile = replace(PROFILE, container_name="main", run_task=run_task)
+    arn = world.run(launching(profile=profile)).task.arn
+    eventually(lambda: world.gateway.describe("default", [arn]).tasks[0].last_status == "RUNNING")
+    world.ecs.container_exited(arn, "sidecar", 9)
+    world.ecs.container_exited(arn, "main", 3)
+    eventually(lambda: world.gateway.describe("default", [arn]).tasks[0].stopped)
+    (task,) = world.gateway.describe("default", [arn]).tasks
+    assert task.container is not None
+    assert task.container.exit_code == 3
+
+
+def test_a_listing_shows_running_and_stopped_tasks_of_all_pages_and_owners(make_world: MakeWorld) -> None:
+    world = make_world(Settings(rates={}, list_page_size=37))
+    arns = fill(world, 120)
+    theirs = foreign(world, startedBy="somebody-else")
+    with world.ecs.lock:
+        for arn in arns[:50]:
+            world.ecs.model.call("StopTask", {"task": arn}, world.ecs.now())
+        world.ecs.wake()
+    eventually(lambda: all(task.stopped for task in world.gateway.describe("default", arns[:50]).tasks))
+    listed = {task.arn: task for task in world.gateway.list_tasks("default", "airflow-task", stopped=True)}
+    assert set(listed) == {*arns, theirs}
+    assert [task.stopped for task in listed.values()].count(True) == 50
+    assert listed[arns[0]].started_by == "test/w-0/1"
+    assert listed[theirs].started_by == "somebody-else"
+    assert listed[theirs].container is None
+
+
+def test_a_listing_leaves_other_families_out(world: World) -> None:
+    world.client.register_task_definition(
+        family="other",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="256",
+        memory="512",
+        containerDefinitions=[{"name": "airflow", "image": "x"}],
+    )
+    (ours,) = launch(world, 1)
+    foreign(world, taskDefinition="other")
+    assert [task.arn for task in world.gateway.list_tasks("default", "airflow-task", stopped=True)] == [ours]
+
+
+def test_a_listed_task_that_is_missing_is_not_listed(make_world: MakeWorld) -> None:
+    world = make_world(Settings(rates={}, visibility_lag=3600.0))
+    launch(world, 2)
+    assert len(world.client.list_tasks()["taskArns"]) == 2
+    assert list(world.gateway.list_tasks("default", "airflow-task", stopped=True)) == []
+
+
+def test_a_task_that_stops_during_the_listing_is_listed_once(world: World) -> None:
+    # More than one batch, or ECS itself would show it once.
+    arns = fill(world, 150)
+    listings: list[object] = []
+
+    def stop_between(**_: Any) -> None:
+        listings.append(None)
+        if len(listings) == 2:
+            with world.ecs.lock:
+                world.ecs.model.call("StopTask", {"task": arns[0]}, world.ecs.now())
+
+    world.client.meta.events.register("before-send.ecs.ListTasks", stop_between)
+    assert sorted(task.arn for task in world.gateway.list_tasks("default", "airflow-task", stopped=True)) == sorted(
+        arns
+    )
+
+
+def test_an_empty_cluster_lists_nothing(world: World) -> None:
+    assert list(world.gateway.list_tasks("default", "airflow-task", stopped=True)) == []
+
+
+def test_a_stopped_task_says_why(world: World) -> None:
+    (arn,) = launch(world, 1)
+    world.gateway.stop("default", arn, "not wanted any more")
+    eventually(lambda: world.gateway.describe("default", [arn]).tasks[0].stopped)
+    (task,) = world.gateway.describe("default", [arn]).tasks
+    assert (task.stop_code, task.stopped_reason) == ("UserInitiated", "not wanted any more")
+    assert task.stopped_at is not None
+
+
+def test_stopping_again_and_stopping_what_is_gone_succeed(world: World) -> None:
+    (arn,) = launch(world, 1)
+    world.gateway.stop("default", arn, "test")
+    world.gateway.stop("default", arn, "test")
+    world.gateway.stop("default", arn[:-4] + "0000", "test")
+
+
+def test_stopping_in_a_cluster_that_is_not_there_is_an_error(world: World) -> None:
+    with pytest.raises(EcsUnavailable, match="Cluster not found"):
+        world.gateway.stop("elsewhere", "arn", "test")
+
+
+@pytest.mark.parametrize("operation", ["DescribeTasks", "ListTasks", "StopTask"])
+@pytest.mark.parametrize(
+    ("error", "raised", "result"),
+    [
+        (AwsError("ThrottlingException", "Rate exceeded"), EcsThrottled, "throttled"),
+        (AwsError("AccessDeniedException", "no"), EcsUnavailable, "credentials"),
+        (AwsError("ServerException", "no", 500), EcsUnavailable, "server_error"),
+        (AwsError("InvalidParameterException", "Tasks cannot be empty."), EcsUnavailable, "client_error"),
+        (ResponseLost(), EcsUnavailable, "network"),
+    ],
+)
+def test_every_other_call_raises_what_the_core_knows(
+    world: World, operation: str, error: AwsError | ResponseLost, raised: type[Exception], result: str
+) -> None:
+    (arn,) = launch(world, 1)
+    world.faults.on_call(operation, error)
+    calls: dict[str, Callable[[], object]] = {
+        "DescribeTasks": lambda: world.gateway.describe("default", [arn]),
+        "ListTasks": lambda: world.gateway.list_tasks("default", "airflow-task", stopped=True),
+        "StopTask": lambda: world.gateway.stop("default", arn, "test"),
+    }
+    with pytest.raises(raised):
+        calls[operation]()
+    assert world.calls[-1] == (operation, result)
+    calls[operation]()
+
+
+def test_one_batch_that_fails_fails_the_whole_look(world: World) -> None:
+    arns = fill(world, 150)
+    world.faults.on_call("DescribeTasks", AwsError("ServerException", "no", 500))
+    with pytest.raises(EcsUnavailable):
+        world.gateway.describe("default", arns)
+
+
+def test_a_refused_stop_slows_down_what_shares_its_rate(world: World) -> None:
+    (arn,) = launch(world, 1)
+    world.faults.on_call("StopTask", AwsError("ThrottlingException", "Rate exceeded"))
+    with pytest.raises(EcsThrottled):
+        world.gateway.stop("default", arn, "test")
+    levels = world.limiter.levels()
+    assert levels["modify"].allowed < 0.6 * levels["modify"].rate
+    assert levels["read"].allowed == levels["read"].rate
+
+
+def test_clusters_and_task_definitions_can_be_checked(world: World) -> None:
+    cluster = world.gateway.describe_cluster("default")
+    assert cluster is not None
+    assert cluster["status"] == "ACTIVE"
+    assert world.gateway.describe_cluster("elsewhere") is None
+    assert world.gateway.describe_task_definition("airflow-task")["family"] == "airflow-task"
+    with pytest.raises(EcsUnavailable, match="ClientException"):
+        world.gateway.describe_task_definition("nothing")
