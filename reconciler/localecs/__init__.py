@@ -1,0 +1,26 @@
+"""An ECS for one machine: a pure model on a virtual clock, a server that speaks AWS's protocol, a process runner."""
+
+from reconciler.localecs.errors import AwsError, ResponseLost
+from reconciler.localecs.faults import Faults
+from reconciler.localecs.model import EcsModel
+from reconciler.localecs.runner import Runner
+from reconciler.localecs.server import LocalEcs, run_local_ecs
+from reconciler.localecs.settings import PUBLISHED_RATES, Latencies, Rate, Settings
+from reconciler.localecs.task import Effect, SignalContainer, StartContainer
+
+__all__ = [
+    "PUBLISHED_RATES",
+    "AwsError",
+    "EcsModel",
+    "Effect",
+    "Faults",
+    "Latencies",
+    "LocalEcs",
+    "Rate",
+    "ResponseLost",
+    "Runner",
+    "Settings",
+    "SignalContainer",
+    "StartContainer",
+    "run_local_ecs",
+]

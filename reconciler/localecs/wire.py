@@ -1,0 +1,127 @@
+"""AWS JSON 1.1 over HTTP: one POST for every ECS call, errors in AWS's format, and two paths to look at the server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from socketserver import TCPServer
+from typing import TYPE_CHECKING, Any
+
+from reconciler.localecs.errors import AwsError, ResponseLost
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.localecs.server import LocalEcs
+
+TARGET_PREFIX = "AmazonEC2ContainerServiceV20141113."
+
+
+class HttpServer(ThreadingHTTPServer):
+    """A thread per connection. Connections are kept, so that `close` can end those that idle."""
+
+    request_queue_size = 256
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, address: tuple[str, int], ecs: LocalEcs) -> None:
+        self.ecs = ecs
+        self.request_ids = count(1)
+        self._connections: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: that one asks the DNS for our name, which can take seconds and is of no use.
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up whenever it likes
+            super().handle_error(request, client_address)
+
+    def close_connections(self) -> None:
+        """End the connections that clients keep open."""
+        with self._guard:
+            for connection in self._connections:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the client was first
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave in one piece
+    server: HttpServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        target = self.headers.get("X-Amz-Target", "")
+        try:
+            answer = self.server.ecs.call(_operation(target), _parsed(body))
+        except ResponseLost:
+            self.close_connection = True
+        except AwsError as error:
+            content = {"__type": error.code, "message": error.message, **error.extra}
+            self._answer(error.status, content, {"x-amzn-errortype": error.code})
+        else:
+            self._answer(200, answer, {})
+
+    def do_GET(self) -> None:
+        ecs = self.server.ecs
+        if self.path == "/_local/health":
+            self._answer(200 if ecs.healthy else 503, {"healthy": ecs.healthy}, {})
+        elif self.path == "/_local/stats":
+            with ecs.lock:
+                stats = ecs.model.stats()
+            self._answer(200, stats, {})
+        else:
+            self._answer(404, {"message": "The paths are /_local/health and /_local/stats; ECS calls are POST /."}, {})
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in http.server
+        """Quiet: /_local/stats counts the calls."""
+
+    def _answer(self, status: int, content: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        body = json.dumps(content).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("x-amzn-RequestId", f"local-{next(self.server.request_ids)}")
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+        except OSError:
+            self.close_connection = True  # the client did not wait for the answer; the effect stands
+
+
+def _operation(target: str) -> str:
+    if not target.startswith(TARGET_PREFIX):
+        raise AwsError("UnknownOperationException", "X-Amz-Target does not name an operation of ECS.")
+    return target.removeprefix(TARGET_PREFIX)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except ValueError:
+        raise AwsError("SerializationException", "The body is not JSON.") from None

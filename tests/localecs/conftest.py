@@ -1,0 +1,49 @@
+"""A running local ECS and boto3 clients for it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from reconciler.localecs import LocalEcs, Settings
+from tests.localecs.conformance import answer_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def ecs(tmp_path: Path) -> Iterator[LocalEcs]:
+    """A server that runs processes, without rate limits."""
+    with LocalEcs(settings=Settings.unthrottled(), directory=tmp_path, stop_grace=0.5) as running:
+        yield running
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes unmodified boto3 clients that are pointed to a server by the environment, and checks all they are told."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anything")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "goes")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    clients: list[Any] = []
+
+    def check(operation_model: Any, response_dict: Any, **_: Any) -> None:
+        if response_dict["status_code"] == 200:
+            assert answer_problems(operation_model.name, json.loads(response_dict["body"])) == []
+
+    def connect(server: LocalEcs, **config: Any) -> Any:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECS", server.endpoint_url)
+        retries = {"total_max_attempts": 1}
+        client = boto3.session.Session().client("ecs", config=Config(**{"retries": retries, **config}))
+        client.meta.events.register("before-parse.ecs", check)
+        clients.append(client)
+        return client
+
+    yield connect
+    for client in clients:
+        client.close()
