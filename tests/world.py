@@ -1,0 +1,383 @@
+"""A universe for the daemon: real controllers, real SQL on SQLite, the real gateway, the ECS model, one virtual clock.
+
+Nothing here waits for real: `World.run` moves time along, and with it containers, the database's clock and the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+from sqlalchemy import create_engine, event
+from sqlalchemy.pool import StaticPool
+
+from reconciler.controllers.adopt import Adopt
+from reconciler.controllers.cleanup import Cleanup
+from reconciler.controllers.launch import Launch
+from reconciler.controllers.retry import Retry
+from reconciler.core import decide, runtask
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.gate import Gate
+from reconciler.core.task import Spec, TaskKey, Workload
+from reconciler.ecs.gateway import Gateway
+from reconciler.ecs.ratelimit import Limiter
+from reconciler.localecs import AwsError, EcsModel, ResponseLost, Settings, SignalContainer, StartContainer
+from reconciler.store import shim
+from reconciler.store.daemon import SqlStore
+from reconciler.store.schema import metadata
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Engine
+
+    from reconciler.core.answer import Answer
+    from reconciler.core.identity import Launched
+    from reconciler.seams import Lease
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+CLUSTER, FAMILY, CONTAINER, DEPLOYMENT = "airflow", "airflow-task", "airflow", "test"
+OWNER = 1
+
+
+class VirtualClock:
+    """Implements `seams.Clock`. Waiting is moving on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def datetime(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.now)
+
+
+def make_store_engine(clock: VirtualClock) -> Engine:
+    """An SQLite database in memory whose clock is virtual: the store asks for it with strftime."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+    def strftime(_format: str, _now: str, modifier: str = "0 seconds") -> str:
+        moment = clock.datetime() + timedelta(seconds=float(modifier.split(maxsplit=1)[0]))
+        return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    @event.listens_for(engine, "connect")
+    def own_the_clock(connection: sqlite3.Connection, _record: object) -> None:
+        connection.create_function("strftime", -1, strftime)
+
+    metadata.create_all(engine)
+    return engine
+
+
+class ModelClient:
+    """What the gateway needs of a boto3 client, answered by the model without a network between."""
+
+    def __init__(self, model: EcsModel, clock: VirtualClock) -> None:
+        self._model, self._clock = model, clock
+        self._hooks: list[Callable[..., None]] = []
+        self.meta = SimpleNamespace(
+            events=SimpleNamespace(register_last=lambda _, hook: self._hooks.append(hook), unregister=lambda *_: None)
+        )
+
+    def close(self) -> None: ...
+
+    def run_task(self, **request: Any) -> Any:
+        return self._call("RunTask", request)
+
+    def stop_task(self, **request: Any) -> Any:
+        return self._call("StopTask", request)
+
+    def describe_tasks(self, **request: Any) -> Any:
+        return self._call("DescribeTasks", request)
+
+    def list_tasks(self, **request: Any) -> Any:
+        return self._call("ListTasks", request)
+
+    def _call(self, operation: str, request: dict[str, Any]) -> Any:
+        for hook in self._hooks:
+            hook()
+        try:
+            answer = self._model.call(operation, request, EPOCH.timestamp() + self._clock.now)
+        except AwsError as error:
+            body: Any = {"Error": {"Code": error.code, "Message": error.message}, **error.extra}
+            body["ResponseMetadata"] = {"HTTPStatusCode": error.status}
+            raise ClientError(body, operation) from error
+        except ResponseLost as error:
+            raise ReadTimeoutError(endpoint_url="model") from error
+        return _with_times(json.loads(json.dumps(answer)))
+
+
+def _with_times(value: Any) -> Any:
+    """boto3 gives datetimes where the wire has seconds."""
+    if isinstance(value, list):
+        return [_with_times(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: datetime.fromtimestamp(item, UTC)
+            if name.endswith("At") and isinstance(item, int | float)
+            else _with_times(item)
+            for name, item in value.items()
+        }
+    return value
+
+
+class InlineCalls:
+    """Implements `seams.Calls`: a call is made at once, its answer found at the next look."""
+
+    def __init__(self, run: Callable[[Workload], Answer], size: int = 32) -> None:
+        self._run, self._size = run, size
+        self._answers: list[tuple[Workload, Answer]] = []
+
+    def submit(self, workload: Workload) -> None:
+        self._answers.append((workload, self._run(workload)))
+
+    def collect(self) -> list[tuple[Workload, Answer]]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def under_way(self) -> set[Launched]:
+        return {(workload.exec_id, workload.attempt) for workload, _ in self._answers}
+
+    def room(self) -> int:
+        return self._size - len(self._answers)
+
+
+class EchoDelivery:
+    """A command that names its launch: a pure function of the intent, as the real one."""
+
+    def command(self, workload: Workload) -> Sequence[str]:
+        return ["run", workload.exec_id, str(workload.attempt)]
+
+
+@dataclass
+class Behaviour:
+    """What containers do: run so long, then exit with this code."""
+
+    seconds: float = 10.0
+    exit_code: int = 0
+    by_exec_id: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+class Replica:
+    """One daemon process with its own memory. Several may look at the same world."""
+
+    def __init__(self, world: World, holder: str) -> None:
+        self.world, self.holder = world, holder
+        self.answers: list[Answer] = []
+        self.retried: list[str] = []
+        self.orphans: list[str] = []
+        self.gates = {"ecs": Gate(), "api_server": Gate()}
+        store, clock, policy = world.store, world.clock, world.policy
+        self.gateway = Gateway(
+            ModelClient(world.model, clock),  # type: ignore[arg-type] # the few methods that the gateway calls
+            Limiter(clock, launch_rate=1000, launch_burst=1000),
+            clock,
+            deployment=DEPLOYMENT,
+            now=store.now,
+            resend_for=policy.resend_for,
+            on_call=lambda *_: None,
+        )
+        delivery = EchoDelivery()
+        self.calls = InlineCalls(lambda w: self.gateway.run(w, delivery.command(w)))
+        self.launch = Launch(
+            store,
+            self.calls,
+            delivery=delivery,
+            clock=clock,
+            profile=world.profile,
+            policy=policy,
+            ecs_gate=self.gates["ecs"],
+            api_gate=self.gates["api_server"],
+            max_running_tasks=world.max_running_tasks,
+            on_answer=lambda _, answer: self.answers.append(answer),
+        )
+        self.adopt = Adopt(
+            store,
+            self.gateway,
+            clock,
+            profile=world.profile,
+            policy=policy,
+            deployment=DEPLOYMENT,
+            sweep_interval=1.0,
+            listing_interval=60.0,
+            orphan_grace=600.0,
+            on_orphan=self.orphans.append,
+        )
+        self.retry = Retry(store, clock, policy=policy, api_gate=self.gates["api_server"], on_retry=self.retried.append)
+        self.cleanup = Cleanup(store, self.gateway, clock, policy=policy, retention=timedelta(days=2))
+        self.errors: list[ReconcilerError] = []
+
+    def step(self) -> None:
+        """One pass of each controller, if this replica leads. Errors are what the manager would back off for."""
+        lease = self.world.store.hold(f"{DEPLOYMENT}/region", self.holder, timedelta(seconds=15))
+        if lease is None:
+            return
+        for controller in (self.launch, self.adopt, self.retry, self.cleanup):
+            try:
+                controller.reconcile(lease)
+            except ReconcilerError as error:
+                self.errors.append(error)
+
+    def close(self) -> None:
+        self.gateway.close()
+
+
+class World:
+    """Everything outside the daemon, and the daemons in it."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        policy: decide.Policy | None = None,
+        max_running_tasks: int = 500,
+        seed: int = 0,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.engine = make_store_engine(self.clock)
+        self.store = SqlStore(self.engine, DEPLOYMENT)
+        self.policy = policy or decide.Policy()
+        self.max_running_tasks = max_running_tasks
+        self.profile = runtask.Profile(
+            cluster=CLUSTER,
+            container_name=CONTAINER,
+            run_task={
+                "taskDefinition": FAMILY,
+                "launchType": "FARGATE",
+                "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
+            },
+        )
+        self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed))
+        for operation, request in (
+            ("CreateCluster", {"clusterName": CLUSTER}),
+            (
+                "RegisterTaskDefinition",
+                {
+                    "family": FAMILY,
+                    "networkMode": "awsvpc",
+                    "requiresCompatibilities": ["FARGATE"],
+                    "cpu": "256",
+                    "memory": "512",
+                    "containerDefinitions": [{"name": CONTAINER, "image": "airflow"}],
+                },
+            ),
+        ):
+            self.model.call(operation, request, self.ecs_now)
+        self.behaviour = Behaviour()
+        self.started: list[tuple[str, int, str]] = []
+        """Every container that ever ran: (exec_id, attempt, task ARN)."""
+        self._exits: list[tuple[float, str, str, int]] = []
+        self.replica = Replica(self, "one")
+
+    @property
+    def ecs_now(self) -> float:
+        return EPOCH.timestamp() + self.clock.now
+
+    def queue(self, *exec_ids: str, **changes: Any) -> None:
+        """What the shim writes when Airflow queues task instances."""
+        rows = [
+            replace(
+                Workload(
+                    exec_id=exec_id,
+                    deployment=DEPLOYMENT,
+                    ti_id=f"ti-{exec_id}",
+                    key=TaskKey("dag", exec_id, "run", -1, 1),
+                    owner_job_id=OWNER,
+                    spec=Spec("{}"),
+                ),
+                **changes,
+            )
+            for exec_id in exec_ids
+        ]
+        with self.engine.begin() as conn:
+            shim.insert(conn, rows)
+
+    def row(self, exec_id: str) -> Workload:
+        (found,) = self.store.find([exec_id]).workloads
+        return found
+
+    def tasks(self, exec_id: str | None = None) -> list[dict[str, Any]]:
+        """All ECS tasks that the model still knows, of one workload or of all."""
+        known = [
+            arn
+            for status in ("RUNNING", "STOPPED")
+            for arn in self._answer("ListTasks", desiredStatus=status, family=FAMILY)["taskArns"]
+        ]
+        shown = self._answer("DescribeTasks", tasks=sorted(set(known)))["tasks"] if known else []
+        return [task for task in shown if exec_id is None or task.get("startedBy", "").split("/")[1:2] == [exec_id]]
+
+    def live(self, exec_id: str | None = None) -> list[dict[str, Any]]:
+        return [task for task in self.tasks(exec_id) if task["lastStatus"] != "STOPPED"]
+
+    def _answer(self, operation: str, **request: Any) -> Any:
+        return self.model.call(operation, {"cluster": CLUSTER, **request}, self.ecs_now)
+
+    def run(self, seconds: float, step: float = 1.0, *, daemon: bool = True) -> None:
+        """Let so much time pass, with a pass of the daemon every `step` seconds."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(end, self.clock.now + step)
+            self._containers()
+            if daemon:
+                self.replica.step()
+                self._containers()
+
+    def run_until(self, condition: Callable[[], bool], within: float = 3600.0, step: float = 1.0) -> None:
+        """Let time pass until something holds; fails if it does not within so many virtual seconds."""
+        end = self.clock.now + within
+        while not condition():
+            assert self.clock.now < end, f"not within {within} s: {[self._show(w) for w in self._all()]}"
+            self.run(step, step)
+
+    def lease(self) -> Lease:
+        """The lease, taken in the replica's name."""
+        lease = self.store.hold(f"{DEPLOYMENT}/region", self.replica.holder, timedelta(seconds=15))
+        assert lease is not None
+        return lease
+
+    def restart(self, holder: str = "two") -> None:
+        """The daemon dies, its lease runs out, and another takes over with an empty memory."""
+        self.replica.close()
+        self.run(20, daemon=False)
+        self.replica = Replica(self, holder)
+
+    def close(self) -> None:
+        self.replica.close()
+        self.engine.dispose()
+
+    def _all(self) -> list[Workload]:
+        with self.engine.connect() as conn:
+            ids = [row[0] for row in conn.exec_driver_sql("SELECT exec_id FROM ecs_workload")]
+        return list(self.store.find(ids).workloads)
+
+    @staticmethod
+    def _show(w: Workload) -> str:
+        return f"{w.exec_id} {w.phase} attempt {w.attempt}: {w.reason}"
+
+    def _containers(self) -> None:
+        """Start, stop and end containers as ECS and their behaviour say."""
+        while True:
+            for effect in self.model.advance(self.ecs_now):
+                if isinstance(effect, StartContainer):
+                    _, exec_id, attempt = effect.command
+                    self.started.append((exec_id, int(attempt), effect.task_arn))
+                    seconds, code = self.behaviour.by_exec_id.get(
+                        exec_id, (self.behaviour.seconds, self.behaviour.exit_code)
+                    )
+                    self._exits.append((self.clock.now + seconds, effect.task_arn, effect.container, code))
+                elif isinstance(effect, SignalContainer):
+                    self._exits.append((self.clock.now, effect.task_arn, effect.container, 143))
+            due = [leaving for leaving in self._exits if leaving[0] <= self.clock.now]
+            if not due:
+                return
+            self._exits = [leaving for leaving in self._exits if leaving[0] > self.clock.now]
+            for _, arn, container, code in due:
+                self.model.container_exited(arn, container, code, self.ecs_now)
