@@ -1,0 +1,147 @@
+"""What a started executor is made of, put together for one scheduler."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from airflow import settings
+from airflow.configuration import conf
+from airflow.executors.executor_loader import ExecutorLoader
+from sqlalchemy.orm import object_session
+
+from reconciler.airflow.adoption import adopt, take_over
+from reconciler.airflow.delivery import Delivery, Owner
+from reconciler.airflow.enqueue import Enqueue, savepoint
+from reconciler.airflow.options import reader
+from reconciler.airflow.slots import Slots
+from reconciler.airflow.upkeep import Every, Upkeep
+from reconciler.airflow.views import Naming, SchedulerSide, identified
+from reconciler.airflow.workloads import key_of, to_row
+from reconciler.config import ConfigError, shim_settings
+from reconciler.store import shim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from airflow.executors.base_executor import BaseExecutor
+    from airflow.executors.workloads import ExecuteCallback, ExecuteTask
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
+
+    from reconciler.airflow.trouble import Trouble
+    from reconciler.core.task import Workload
+
+__all__ = ["Parts"]
+
+UPKEEP_EVERY: Final = timedelta(seconds=5)
+DEMAND_EVERY: Final = timedelta(seconds=1)
+
+
+class Parts:
+    """The executor's work, in parts of which none can keep the others from theirs. Times are the database's."""
+
+    def __init__(self, executor: BaseExecutor, trouble: Trouble) -> None:
+        """Raises ConfigError."""
+        options = shim_settings(reader(executor.team_name))
+        _check_database()
+        self.slots = Slots(options.max_running_tasks, options.backlog)
+        self.enqueue = Enqueue(partial(identified, naming=_naming(executor)), self._committed, trouble)
+        self._executor = executor
+        self._trouble = trouble
+        # `airflow dags test` has no scheduler job; 0 is nobody's.
+        self._owner = Owner(options.deployment, int(executor.job_id or 0), executor.team_name)
+        side = SchedulerSide(self.begin, executor, self.enqueue)
+        self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)
+        shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
+        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after)
+        self._upkeep_due = Every(UPKEEP_EVERY)
+        self._demand_due = Every(DEMAND_EVERY)
+        self._now: datetime | None = None
+        if executor.parallelism < options.max_running_tasks:
+            executor.log.info(
+                "[core] parallelism is %d: this scheduler will not use all of [ecs_reconciler] max_running_tasks = %d",
+                executor.parallelism,
+                options.max_running_tasks,
+            )
+
+    @staticmethod
+    def begin() -> AbstractContextManager[Connection]:
+        """A transaction of our own, on Airflow's own engine."""
+        return _engine().begin()
+
+    def queue(self, workload: ExecuteTask | ExecuteCallback, session: Session) -> None:
+        owner = self._owner
+        self.enqueue.add(session, to_row(workload, deployment=owner.deployment, team=owner.team, owner=owner.job_id))
+
+    def _committed(self, workload: Workload) -> None:
+        self._executor.running.add(key_of(workload))
+        self.slots.take()
+
+    def sync(self) -> None:
+        with self._trouble.contained("writing late workloads"):
+            self.enqueue.write_late(self.begin)
+        if self._now is not None and self._upkeep_due.due(self._now):
+            with self._trouble.contained("upkeep"):
+                self._upkeep.run(self._now)
+        with self._trouble.contained("delivery"):
+            self._now = self._delivery.deliver()
+        if self._now is not None and self._demand_due.due(self._now):
+            with self._trouble.contained("reading the demand"):
+                with self.begin() as connection:
+                    demand = shim.demand(connection, self._owner.deployment)
+                self.slots.refresh(demand)
+
+    def adopt(self, session: Session, tis: Sequence[TaskInstance]) -> list[TaskInstance]:
+        """Returns those that can not be adopted."""
+        owned, workloads = take_over(session, tis, self._owner)
+        self._executor.running.update(key_of(w) for w in workloads)
+        reset = []
+        for ti in tis:
+            adopted = ti.external_executor_id in owned
+            if not adopted:
+                with self._trouble.contained("adopting a task instance"):
+                    adopted = adopt(session, ti, self._owner, self.enqueue)
+            if not adopted:
+                reset.append(ti)
+        return reset
+
+    def revoke(self, ti: TaskInstance) -> None:
+        self.enqueue.late.pop(str(ti.id), None)
+        self._executor.running.discard(ti.key)
+        if not ti.external_executor_id:
+            return
+        session = object_session(ti)
+        # In the transaction that takes the task out of QUEUED: neither happens without the other.
+        with savepoint(session) if session else self.begin() as connection:
+            shim.want_stop(connection, [ti.external_executor_id], "it was QUEUED for longer than task_queued_timeout")
+
+
+def _engine() -> Engine:
+    engine: Engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
+    return engine
+
+
+def _check_database() -> None:
+    dialect = _engine().dialect.name
+    if dialect not in ("postgresql", "sqlite"):
+        problem = (
+            f"[database] sql_alchemy_conn is a {dialect} database: EcsReconcilerExecutor keeps its table beside "
+            "Airflow's, in PostgreSQL or SQLite. Move the metadata database to PostgreSQL, or choose another executor."
+        )
+        raise ConfigError([problem])
+
+
+def _naming(executor: BaseExecutor) -> Naming:
+    configured = ExecutorLoader.get_executor_names()
+    name = executor.name
+    names = {name.alias, name.module_path} - {None} if name else set()
+    return Naming(
+        alone=len(configured) <= 1,
+        default=bool(name and configured and configured[0] == name),
+        names=frozenset(n for n in names if n),
+    )

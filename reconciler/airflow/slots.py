@@ -1,0 +1,47 @@
+"""How many more task instances Airflow may queue here.
+
+A task that waits in QUEUED runs against Airflow's `task_queued_timeout` and past Airflow's priorities. So it had better
+wait in SCHEDULED until the quota has room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reconciler.store.shim import Demand
+
+__all__ = ["Slots", "free_slots"]
+
+
+def free_slots(demand: Demand, max_running_tasks: int, backlog: int) -> int:
+    """Free slots of the quota, and a few more so that a slot that becomes free is used at once.
+
+    None while no daemon is alive. At least one while the quota has room, so that workloads which can not be launched at
+    the moment never keep all others out; but not without end.
+    """
+    if not demand.daemon_alive:
+        return 0
+    free = max_running_tasks - demand.in_flight - demand.pending
+    free += int(min(backlog, 0.5 * demand.finished_last_minute))
+    room = demand.in_flight < max_running_tasks and demand.pending < max_running_tasks
+    return max(free, 1 if room else 0)
+
+
+class Slots:
+    """The last answer of `free_slots`, less what has been queued since. Reading it costs nothing."""
+
+    def __init__(self, max_running_tasks: int, backlog: int) -> None:
+        self._max_running_tasks = max_running_tasks
+        self._backlog = backlog
+        self._free = 0
+
+    @property
+    def free(self) -> int:
+        return max(self._free, 0)
+
+    def refresh(self, demand: Demand) -> None:
+        self._free = free_slots(demand, self._max_running_tasks, self._backlog)
+
+    def take(self) -> None:
+        self._free -= 1

@@ -1,0 +1,195 @@
+"""The slower half of a scheduler's work: comparing open workloads with what Airflow still wants.
+
+Free of Airflow, as `delivery` is.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, select
+
+from reconciler.airflow.delivery import Event
+from reconciler.core.phase import Desired, Phase
+from reconciler.core.task import Kind, TaskKey, Workload
+from reconciler.store import schema, shim
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from reconciler.airflow.delivery import AirflowSide, Begin, Owner
+    from reconciler.core.deliver import CallbackView, TaskInstanceView
+
+__all__ = ["Every", "Upkeep", "open_rows", "unwanted_callback", "unwanted_task"]
+
+TAKE_OVER_EVERY: Final = timedelta(seconds=60)
+LIMIT: Final = 1000
+"""How many workloads one pass gives back."""
+
+
+class Every:
+    """Says yes at most once per period, by whatever clock it is shown."""
+
+    def __init__(self, period: timedelta) -> None:
+        self._period = period
+        self._last: datetime | None = None
+
+    def due(self, now: datetime) -> bool:
+        if self._last is not None and timedelta(0) <= now - self._last < self._period:
+            return False
+        self._last = now
+        return True
+
+
+def unwanted_task(w: Workload, ti: TaskInstanceView | None) -> str | None:
+    """What was seen of the task instance that does not want this workload any more, or None if it does."""
+    if ti is None:
+        return "the task instance is gone"
+    if ti.state in ("queued", "running"):
+        if ti.external_executor_id == w.exec_id:
+            return None
+        return f"the task instance was queued again as {ti.external_executor_id}"
+    if ti.id != w.ti_id:
+        return f"the task instance was cleared, and is {ti.state or 'not scheduled'}"
+    return f"the task instance is {ti.state or 'not scheduled'}"
+
+
+def unwanted_callback(callback: CallbackView | None) -> str | None:
+    """The same for a callback."""
+    if callback is None:
+        return "the callback is gone"
+    return f"the callback is {callback.state}" if callback.state in ("success", "failed") else None
+
+
+_w: Final = schema.workloads.c
+_OPEN: Final = select(
+    *(_w.exec_id, _w.phase, _w.desired, _w.kind, _w.ti_id),
+    *(_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number),
+).where(
+    _w.deployment == bindparam("deployment"),
+    _w.owner_job_id == bindparam("job_id"),
+    schema.opened(schema.workloads),
+)
+
+
+def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload] | None = None) -> dict[str, Workload]:
+    """The owner's open workloads by exec_id, with what upkeep needs of them and no more.
+
+    There may be a thousand, and a scheduler waits: those in `known` that have not changed are not made anew.
+    """
+    team = _w.team.is_(None) if owner.team is None else _w.team == owner.team
+    rows = connection.execute(_OPEN.where(team), {"deployment": owner.deployment, "job_id": owner.job_id}).all()
+    found: dict[str, Workload] = {}
+    for exec_id, phase, desired, kind, ti_id, *key in rows:
+        w = known.get(exec_id) if known else None
+        if w is None or w.phase != phase or w.desired != desired:
+            w = Workload(
+                exec_id=exec_id,
+                deployment=owner.deployment,
+                kind=Kind(kind),
+                ti_id=ti_id,
+                key=TaskKey(*key),
+                team=owner.team,
+                owner_job_id=owner.job_id,
+                phase=Phase(phase),
+                desired=Desired(desired),
+            )
+        found[exec_id] = w
+    return found
+
+
+class Upkeep:
+    """Heals the bookkeeping, withdraws what nobody wants, gives back what waits too long, takes over from the dead."""
+
+    def __init__(self, begin: Begin, airflow: AirflowSide, owner: Owner, shed_after: timedelta) -> None:
+        self._begin = begin
+        self._airflow = airflow
+        self._owner = owner
+        self._shed_after = shed_after
+        self._open: dict[str, Workload] = {}
+        self._suspects: set[str] = set()
+        self._take_over_due = Every(TAKE_OVER_EVERY)
+
+    def run(self, now: datetime) -> None:
+        if self._take_over_due.due(now):
+            self._take_over()
+        with self._begin() as connection:
+            self._open = open_rows(connection, self._owner, self._open)
+        mine = list(self._open.values())
+        self._airflow.hold(mine)
+        # In a later statement than the rows: a workload that was queued since is not among them.
+        with self._begin() as connection:
+            in_doubt = self._airflow.in_doubt(connection, self._owner)
+        doubtful = [w for w in mine if w.exec_id in in_doubt]
+        tis = self._airflow.task_instances([w.key for w in doubtful])
+        self._hand_over(doubtful, tis)
+        reasons = {w.exec_id: unwanted_task(w, tis.get(w.key)) for w in doubtful if w.desired is Desired.RUN}
+        reasons |= self._callbacks([w for w in mine if w.kind is Kind.CALLBACK])
+        self._withdraw({exec_id: why for exec_id, why in reasons.items() if why})
+        self._shed()
+
+    def _take_over(self) -> None:
+        """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""
+        with self._begin() as connection:
+            abandoned = self._airflow.abandoned(connection, self._owner.deployment, self._owner.team)
+            shim.own(connection, abandoned, self._owner.job_id)
+
+    def _hand_over(self, mine: Sequence[Workload], tis: Mapping[TaskKey, TaskInstanceView]) -> None:
+        """Workloads whose task instance another scheduler has adopted: it must hear of the outcome."""
+        for w in mine:
+            ti = tis.get(w.key)
+            other = self._owner.lost(ti)
+            if other is not None and unwanted_task(w, ti) is None:
+                with self._begin() as connection:
+                    shim.own(connection, [w.exec_id], other)
+
+    def _callbacks(self, mine: Sequence[Workload]) -> dict[str, str | None]:
+        """Tells Airflow which of them run by now, and returns why others should not."""
+        views = self._airflow.callbacks([w.ti_id or "" for w in mine])
+        reasons: dict[str, str | None] = {}
+        for w in mine:
+            view = views.get(w.ti_id or "")
+            if w.phase is Phase.RUNNING and view is not None and view.state == "queued":
+                self._airflow.emit(w, Event.RUNNING)
+            if w.desired is Desired.RUN:
+                reasons[w.exec_id] = unwanted_callback(view)
+        return reasons
+
+    def _withdraw(self, reasons: Mapping[str, str]) -> None:
+        """Two passes must agree: the first may have met Airflow between two of its transactions."""
+        confirmed: dict[str, list[str]] = {}
+        for exec_id in self._suspects & reasons.keys():
+            confirmed.setdefault(reasons[exec_id], []).append(exec_id)
+        self._suspects = set(reasons)
+        if confirmed:
+            with self._begin() as connection:
+                for why, exec_ids in sorted(confirmed.items()):
+                    shim.want_stop(connection, exec_ids, why)
+
+    def _shed(self) -> None:
+        """Give back to Airflow what has waited too long for its launch, before Airflow calls it stuck in QUEUED.
+
+        Not what failed to start before: it would begin anew with all its attempts, for ever.
+        """
+        with self._begin() as connection:
+            waiting = shim.waiting(
+                connection, self._owner.deployment, self._owner.job_id, self._shed_after, LIMIT
+            ).workloads
+        mine = [w for w in waiting if self._owner.owns(w) and w.kind is Kind.TASK and w.start_failures == 0]
+        tis = self._airflow.task_instances([w.key for w in mine])
+        idle = [w for w in mine if not _runs(w, tis.get(w.key))]
+        with self._begin() as connection:
+            shed = shim.shed(connection, idle)
+            self._airflow.give_back(connection, shed)
+        for w in shed:
+            self._airflow.release(w)
+
+
+def _runs(w: Workload, ti: TaskInstanceView | None) -> bool:
+    """Whether the task instance runs under this workload, although it has no container: Airflow may have admitted the
+    container of an earlier queueing in its place."""
+    return ti is not None and ti.state == "running" and ti.external_executor_id == w.exec_id

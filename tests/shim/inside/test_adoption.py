@@ -1,0 +1,226 @@
+"""Schedulers die and others go on; tasks are revoked and queued again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reconciler.core.phase import Phase
+from reconciler.store import shim
+from tests.shim.inside.world import World, sql
+
+if TYPE_CHECKING:
+    from reconciler.core.task import Workload
+
+NOW = datetime.now(UTC)
+
+
+def successor(world: World) -> World:
+    """Another scheduler, after the first one has died."""
+    world.die()
+    return World()
+
+
+def test_the_workloads_of_a_dead_scheduler_are_taken_over_with_their_slots(world: World) -> None:
+    queued, running, ended = world.queued(3)
+    world.daemon(running.exec_id, phase="RUNNING", attempt=1)
+    world.set_ti(running, state="running", last_heartbeat_at=NOW)
+    world.daemon(ended.exec_id, phase="FAILED_START", reason="no such image")
+    other = successor(world)
+
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+
+    assert {w.owner_job_id for w in other.rows()} == {other.job.id}
+    assert other.executor.slots_occupied == 2
+    other.beat()
+    assert [other.ti(w)["state"] for w in (queued, running, ended)] == ["queued", "running", "failed"]
+    assert other.executor.slots_occupied == 2
+
+
+def test_a_queued_task_whose_row_was_never_written_gets_it_from_the_next_scheduler(world: World) -> None:
+    (w,) = world.queued(executor_config={"tags": []})
+    sql("DELETE FROM ecs_workload")
+    other = successor(world)
+
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+
+    (row,) = other.rows()
+    assert (row.exec_id, row.ti_id, row.phase, row.owner_job_id) == (w.exec_id, w.ti_id, Phase.PENDING, other.job.id)
+    assert row.spec is not None
+    assert w.spec is not None
+    assert (row.spec.workload, row.spec.executor_config) == (w.spec.workload, {"tags": []})
+    assert other.executor.slots_occupied == 1
+
+
+def test_a_task_that_runs_under_the_executor_before_ours_goes_on(world: World) -> None:
+    (w,) = world.queued()
+    sql("DELETE FROM ecs_workload")
+    arn = "arn:aws:ecs:eu-central-1:1:task/c/abc"
+    world.set_ti(w, state="running", last_heartbeat_at=NOW, external_executor_id=arn)
+
+    assert successor(world).runner.adopt_or_reset_orphaned_tasks() == 0
+
+    assert (world.ti(w)["state"], str(world.ti(w)["id"])) == ("running", w.ti_id)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"external_executor_id": "arn:aws:ecs:eu-central-1:1:task/c/abc"},
+        {"external_executor_id": None},
+        {"state": "restarting"},
+        {"state": "running", "last_heartbeat_at": None},
+    ],
+    ids=["queued elsewhere", "queued nowhere", "restarting", "never heard of"],
+)
+def test_a_task_that_nobody_can_tell_the_end_of_is_started_anew(world: World, facts: dict[str, Any]) -> None:
+    (w,) = world.queued()
+    sql("DELETE FROM ecs_workload")
+    world.set_ti(w, **facts)
+    other = successor(world)
+
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 1
+
+    assert world.ti(w)["state"] is None
+    assert str(world.ti(w)["id"]) != w.ti_id
+    assert other.rows() == []
+    assert other.running == set()
+
+
+def test_an_error_of_the_database_does_not_start_everything_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = world.queued(2)
+    other = successor(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(shim, "own", _failing)
+        assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+
+    assert [world.ti(w)["queued_by_job_id"] for w in rows] == [other.job.id] * 2
+    other.executor._parts._upkeep._take_over_due._last = None
+    other.beat()
+    assert {w.owner_job_id for w in other.rows()} == {other.job.id}
+    assert other.executor.slots_occupied == 2
+
+
+def _failing(*_args: Any, **_kwargs: Any) -> Any:
+    raise RuntimeError("planted")
+
+
+def test_what_adoption_does_not_reach_is_taken_over_all_the_same(world: World) -> None:
+    """A callback, and a container whose task instance was marked failed before its scheduler died."""
+    callback = world.queued_callback()
+    world.schedule()
+    world.queue()
+    (task,) = [w for w in world.rows() if w.exec_id != callback.exec_id]
+    world.daemon(task.exec_id, phase="RUNNING", attempt=1)
+    world.set_ti(task, state="failed")
+    other = successor(world)
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+
+    other.beat()
+
+    assert {w.owner_job_id for w in other.rows()} == {other.job.id}
+    other.beat()
+    assert other.row(task.exec_id).desired_reason == "the task instance is failed"
+    world.daemon(callback.exec_id, phase="EXITED", attempt=1, exit_code=0)
+    other.beat()
+    assert other.callback_state() == "success"
+
+
+def test_the_workloads_of_a_scheduler_that_lives_are_left_alone(world: World) -> None:
+    world.queued()
+    world.queued_callback()
+
+    other = World()
+    other.beat()
+    other.beat()
+
+    assert [w.owner_job_id for w in other.rows()] == [world.job.id] * 2
+    assert other.running == set()
+
+
+def test_what_another_scheduler_adopts_leaves_this_one(world: World) -> None:
+    (w,) = world.queued()
+    other = World()
+    world.set_ti(w, queued_by_job_id=other.job.id)
+
+    world.beat()
+    world.beat()
+
+    assert world.row(w.exec_id).owner_job_id == other.job.id
+    assert world.running == set()
+    other.beat()
+    assert other.executor.slots_occupied == 1
+
+
+class TestStuckInQueued:
+    """Airflow revokes what is QUEUED for too long and queues it again: the same task instance, under a new id."""
+
+    @pytest.fixture
+    def stuck(self, world: World) -> Workload:
+        (w,) = world.queued()
+        world.daemon(w.exec_id, phase="STARTED", attempt=1)
+        world.set_ti(w, queued_dttm=NOW - timedelta(hours=1))
+        return w
+
+    def test_its_container_is_stopped_in_the_same_transaction(self, world: World, stuck: Workload) -> None:
+        world.runner._handle_tasks_stuck_in_queued()
+
+        row = world.row(stuck.exec_id)
+        assert (row.desired, row.desired_reason) == ("STOP", "it was QUEUED for longer than task_queued_timeout")
+        assert world.ti(stuck)["state"] == "scheduled"
+        assert world.running == set()
+
+    def test_neither_happens_without_the_other(
+        self, world: World, stuck: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(world.runner, "_maybe_requeue_stuck_ti", _failing)
+        with pytest.raises(RuntimeError, match="planted"):
+            world.runner._handle_tasks_stuck_in_queued()
+
+        assert world.row(stuck.exec_id).desired == "RUN"
+        assert world.ti(stuck)["state"] == "queued"
+
+    def test_it_is_another_workload_when_it_is_queued_again(self, world: World, stuck: Workload) -> None:
+        world.runner._handle_tasks_stuck_in_queued()
+        assert world.queue() == 1
+        world.daemon(stuck.exec_id, phase="EXITED", exit_code=143)
+
+        world.beat()
+
+        (new,) = [w for w in world.rows() if w.exec_id != stuck.exec_id]
+        assert (new.ti_id, new.phase, new.desired) == (stuck.ti_id, Phase.PENDING, "RUN")
+        assert world.ti(stuck)["state"] == "queued"
+        assert world.executor.slots_occupied == 1
+
+    def test_an_error_of_ours_does_not_keep_airflow_from_it(
+        self, world: World, stuck: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(shim, "want_stop", lambda conn, *_: conn.exec_driver_sql("SELECT no_such_column"))
+            world.runner._handle_tasks_stuck_in_queued()
+        assert world.ti(stuck)["state"] == "scheduled"
+        assert world.row(stuck.exec_id).desired == "RUN"
+
+        world.beat()
+        world.beat()
+
+        row = world.row(stuck.exec_id)
+        assert (row.desired, row.desired_reason) == ("STOP", "the task instance is scheduled")
+
+    def test_what_was_not_even_written_is_forgotten(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.schedule()
+        with monkeypatch.context() as patch:
+            patch.setattr(shim, "insert", _failing)
+            world.queue()
+            world.beat()
+            world.beat()
+            assert world.executor.slots_occupied == 1
+            sql("UPDATE task_instance SET queued_dttm = '2026-01-01 00:00:00+00:00'")
+            world.runner._handle_tasks_stuck_in_queued()
+
+        world.beat()
+
+        assert world.rows() == []
+        assert world.executor.slots_occupied == 0

@@ -1,0 +1,239 @@
+"""What the executor does from time to time: withdraw, give back, heal, and pass on how much room there is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.models.taskinstance import TaskInstance, clear_task_instances
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+from reconciler.core.phase import Phase
+from tests.shim.inside.world import sql
+
+if TYPE_CHECKING:
+    from reconciler.core.task import Workload
+    from tests.shim.inside.world import World
+
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(seconds=201)
+
+
+def wanted(world: World, w: Workload) -> tuple[str, str | None]:
+    row = world.row(w.exec_id)
+    return row.desired, row.desired_reason
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "scheduled", "deferred", None])
+def test_what_no_task_instance_wants_any_more_is_withdrawn_when_two_looks_agree(
+    world: World, state: str | None
+) -> None:
+    (w,) = world.queued()
+    world.daemon(w.exec_id, phase="RUNNING", attempt=1)
+    world.set_ti(w, state=state)
+
+    world.beat()
+    assert wanted(world, w) == ("RUN", None)
+
+    world.beat()
+    assert wanted(world, w) == ("STOP", f"the task instance is {state or 'not scheduled'}")
+
+
+def test_a_look_between_two_transactions_of_airflow_does_no_harm(world: World) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state="scheduled")
+    world.beat()
+    world.set_ti(w, state="queued")
+    world.beat()
+    world.set_ti(w, state="scheduled")
+    world.beat()
+
+    assert wanted(world, w) == ("RUN", None)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_what_is_active_is_left_alone(world: World, state: str) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state=state)
+
+    world.beat()
+    world.beat()
+
+    assert wanted(world, w) == ("RUN", None)
+    assert world.executor.slots_occupied == 1
+
+
+@pytest.mark.parametrize(("state", "after"), [("running", "restarting"), ("queued", "not scheduled")])
+def test_what_a_user_clears_is_withdrawn(world: World, state: str, after: str) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state=state)
+    with create_session() as session:
+        clear_task_instances([_loaded(session)], session)
+
+    world.beat()
+    world.beat()
+
+    assert wanted(world, w) == ("STOP", f"the task instance was cleared, and is {after}")
+
+
+def _loaded(session: Any) -> Any:
+    return session.scalars(select(TaskInstance)).one()
+
+
+def test_what_was_queued_again_is_withdrawn_and_the_new_one_stays(world: World) -> None:
+    (old,) = world.queued()
+    world.set_ti(old, state="scheduled")
+    world.queue()
+    (new,) = [w for w in world.rows() if w.exec_id != old.exec_id]
+
+    world.beat()
+    world.beat()
+
+    assert wanted(world, old) == ("STOP", f"the task instance was queued again as {new.exec_id}")
+    assert wanted(world, new) == ("RUN", None)
+    assert world.executor.slots_occupied == 1
+
+
+def test_a_workload_without_a_task_instance_is_withdrawn(world: World) -> None:
+    (w,) = world.queued()
+    sql("DELETE FROM task_instance")
+
+    world.beat()
+    world.beat()
+
+    assert wanted(world, w) == ("STOP", "the task instance is gone")
+
+
+class TestShedding:
+    """What can not be launched goes back to Airflow before Airflow calls it stuck in QUEUED."""
+
+    def test_a_workload_that_waits_too_long_is_given_back_without_a_trace(self, world: World) -> None:
+        old, fresh = world.queued(2)
+        world.overwrite(old.exec_id, created_at=LONG_AGO)
+
+        world.beat()
+
+        row, ti = world.row(old.exec_id), world.ti(old)
+        assert (row.phase, row.acked_version) == (Phase.CANCELLED, row.version)
+        assert (ti["state"], ti["queued_by_job_id"], ti["queued_dttm"]) == ("scheduled", None, None)
+        assert (str(ti["id"]), ti["try_number"]) == (old.ti_id, 1)
+        assert (world.row(fresh.exec_id).phase, world.ti(fresh)["state"]) == (Phase.PENDING, "queued")
+        assert world.executor.slots_occupied == 1
+        assert world.audit() == []
+
+    def test_it_is_queued_again_under_another_id_when_there_is_room(self, world: World) -> None:
+        (w,) = world.queued()
+        world.overwrite(w.exec_id, created_at=LONG_AGO)
+        world.beat()
+
+        assert world.queue() == 1
+
+        assert [row.phase for row in world.rows()] == [Phase.CANCELLED, Phase.PENDING]
+        assert world.ti(w)["state"] == "queued"
+        assert world.executor.slots_occupied == 1
+
+    @pytest.mark.parametrize(
+        "facts",
+        [{"phase": "LAUNCHING", "attempt": 1}, {"start_failures": 1, "attempt": 1}, {"kind": "callback"}],
+        ids=["it may have a container", "it failed to start before", "a callback"],
+    )
+    def test_all_else_stays(self, world: World, facts: dict[str, Any]) -> None:
+        (w,) = world.queued()
+        world.overwrite(w.exec_id, created_at=LONG_AGO, **facts)
+
+        world.beat()
+
+        assert world.row(w.exec_id).phase is not Phase.CANCELLED
+        assert world.ti(w)["state"] == "queued"
+
+    @pytest.mark.parametrize("change", [{"state": "failed"}, {"external_executor_id": "another"}])
+    def test_a_task_instance_that_has_moved_on_is_not_touched(self, world: World, change: dict[str, Any]) -> None:
+        (w,) = world.queued()
+        world.overwrite(w.exec_id, created_at=LONG_AGO)
+        world.set_ti(w, **change)
+        before = world.ti(w)
+
+        world.beat()
+
+        assert world.ti(w) == before
+        assert world.row(w.exec_id).phase is Phase.CANCELLED
+
+    def test_a_task_instance_that_an_earlier_container_runs_keeps_its_workload(self, world: World) -> None:
+        (w,) = world.queued()
+        world.overwrite(w.exec_id, created_at=LONG_AGO)
+        world.set_ti(w, state="running")
+
+        world.beat()
+
+        assert world.row(w.exec_id).phase is Phase.PENDING
+        assert world.executor.slots_occupied == 1
+
+    def test_neither_happens_without_the_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        (w,) = world.queued()
+        world.overwrite(w.exec_id, created_at=LONG_AGO)
+
+        def failing(*_: Any) -> None:
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr("reconciler.airflow.views.SchedulerSide.give_back", failing)
+        world.beat()
+
+        assert (world.row(w.exec_id).phase, world.ti(w)["state"]) == (Phase.PENDING, "queued")
+
+
+class TestSlots:
+    """Airflow asks each executor for its room before it queues, and once more for each task."""
+
+    def test_airflow_queues_no_more_than_the_quota_has_room_for(self, world: World) -> None:
+        world.executor._parts.slots._max_running_tasks = 5
+        world.executor._parts.slots._backlog = 0
+        world.beat()
+        world.schedule(8)
+
+        assert world.queue() == 5
+
+        world.beat()
+        assert world.executor.slots_available == 0
+        assert world.executor.slots_occupied == 5
+
+    def test_room_is_taken_between_two_heartbeats(self, world: World) -> None:
+        before = world.executor.slots_available
+
+        world.queued(2)
+
+        assert world.executor.slots_available == before - 2
+
+    def test_nothing_is_queued_while_the_daemon_is_dead(self, world: World) -> None:
+        world.daemon_holds_its_lease(for_seconds=-1)
+        world.beat()
+        world.schedule(2)
+
+        assert world.executor.slots_available == 0
+        with create_session() as session:
+            assert world.runner._do_scheduling(session) == 0
+
+    def test_parallelism_is_honoured_as_well(self, world: World) -> None:
+        world.executor.parallelism = 3
+        world.queued(2)
+        world.beat()
+
+        assert world.executor.slots_available == 1
+
+    def test_an_executor_that_was_not_started_has_no_room(self, world: World) -> None:
+        assert type(world.executor)().slots_available == 0
+
+
+def test_the_books_heal_from_the_table(world: World) -> None:
+    (w,) = world.queued()
+    true = set(world.running)
+    world.executor.running = {"a key that leaked"}
+
+    world.beat()
+
+    assert world.running == true
+    world.set_ti(w, state="success")
+    world.daemon(w.exec_id, phase="EXITED", attempt=1, exit_code=0)
+    world.beat()
+    assert world.running == set()

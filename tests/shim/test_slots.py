@@ -1,0 +1,51 @@
+"""How much room Airflow is told of."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.airflow.slots import Slots, free_slots
+from reconciler.store.shim import Demand
+
+counts = st.integers(0, 2000)
+demands = st.builds(
+    Demand, in_flight=counts, pending=counts, finished_last_minute=counts, daemon_alive=st.just(value=True)
+)
+
+
+@given(demands, st.integers(1, 1000), st.integers(0, 200))
+def test_there_is_room_for_the_free_slots_and_for_part_of_those_that_are_about_to_be(
+    demand: Demand, quota: int, backlog: int
+) -> None:
+    free = free_slots(demand, quota, backlog)
+
+    assert free >= quota - demand.in_flight - demand.pending
+    assert free <= max(quota - demand.in_flight - demand.pending, 0) + max(backlog, 1)
+    assert free <= max(quota - demand.in_flight - demand.pending + demand.finished_last_minute / 2, 1)
+
+
+@given(demands, st.integers(1, 1000), st.integers(0, 200))
+def test_a_quota_with_room_always_takes_one_more_but_not_without_end(demand: Demand, quota: int, backlog: int) -> None:
+    if demand.in_flight < quota and demand.pending < quota:
+        assert free_slots(demand, quota, backlog) >= 1
+    if demand.pending >= quota and demand.finished_last_minute == 0:
+        assert free_slots(demand, quota, backlog) <= 0
+
+
+@given(counts, counts, counts)
+def test_there_is_none_while_the_daemon_is_dead(in_flight: int, pending: int, finished: int) -> None:
+    assert free_slots(Demand(in_flight, pending, finished, daemon_alive=False), 500, 50) == 0
+
+
+def test_what_is_queued_is_taken_until_the_next_look() -> None:
+    slots = Slots(max_running_tasks=2, backlog=0)
+    assert slots.free == 0
+
+    slots.refresh(Demand(in_flight=0, pending=0, finished_last_minute=0, daemon_alive=True))
+    for left in (1, 0, 0):
+        slots.take()
+        assert slots.free == left
+
+    slots.refresh(Demand(in_flight=1, pending=0, finished_last_minute=0, daemon_alive=True))
+    assert slots.free == 1

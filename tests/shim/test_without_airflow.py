@@ -1,0 +1,146 @@
+"""Delivery and upkeep with somebody else in Airflow's place, as a simulator has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler.airflow.delivery import Delivery, Event, Owner
+from reconciler.airflow.upkeep import Every, Upkeep, open_rows
+from reconciler.core.deliver import CallbackView, TaskInstanceView
+from reconciler.core.phase import Desired, Phase
+from reconciler.core.task import TaskKey
+from reconciler.store.engine import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from reconciler.core.task import Workload
+    from tests.conftest import Deployment
+
+OWNER = Owner("prod", 7)
+KEY = TaskKey("etl", "work", "run_1", -1, 1)
+
+
+@dataclass
+class PaperAirflow:
+    """Airflow as a few dictionaries."""
+
+    tis: dict[TaskKey, TaskInstanceView] = field(default_factory=dict)
+    events: list[tuple[str, Event, str | None]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    given_back: list[str] = field(default_factory=list)
+
+    def task_instances(self, keys: Collection[TaskKey]) -> Mapping[TaskKey, TaskInstanceView]:
+        return {key: self.tis[key] for key in keys if key in self.tis}
+
+    def callbacks(self, ids: Collection[str]) -> Mapping[str, CallbackView]:
+        return {callback_id: CallbackView("queued") for callback_id in ids}
+
+    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
+        return set(open_rows(connection, owner))
+
+    def give_back(self, connection: Connection, workloads: Sequence[Workload]) -> None:
+        assert connection.in_transaction()
+        self.given_back += [w.exec_id for w in workloads]
+
+    def abandoned(self, connection: Connection, deployment: str, team: str | None) -> set[str]:
+        del connection, deployment, team  # nobody dies here
+        return set()
+
+    def emit(self, workload: Workload, event: Event, info: str | None = None) -> None:
+        self.events.append((workload.exec_id, event, info))
+
+    def hold(self, workloads: Sequence[Workload]) -> None:
+        self.held = {w.exec_id for w in workloads}
+
+    def release(self, workload: Workload) -> None:
+        self.held.discard(workload.exec_id)
+
+
+@pytest.fixture
+def airflow() -> PaperAirflow:
+    return PaperAirflow({KEY: TaskInstanceView("ti-a", "queued", 1, "a", queued_by_job_id=7)})
+
+
+@pytest.fixture
+def delivery(prod: Deployment, airflow: PaperAirflow) -> Delivery:
+    return Delivery(writing(prod.engine).begin, airflow, OWNER, max_run_task_attempts=3)
+
+
+@pytest.fixture
+def upkeep(prod: Deployment, airflow: PaperAirflow) -> Upkeep:
+    return Upkeep(writing(prod.engine).begin, airflow, OWNER, shed_after=timedelta(seconds=200))
+
+
+def test_an_outcome_is_told_until_it_has_been_heard(
+    prod: Deployment, airflow: PaperAirflow, delivery: Delivery
+) -> None:
+    prod.queue("a", key=KEY)
+    prod.move("a", Phase.FAILED_START, reason="no such image")
+    airflow.held = {"a"}
+
+    delivery.deliver()
+    delivery.deliver()
+
+    assert [(exec_id, event) for exec_id, event, _ in airflow.events] == [("a", Event.FAILED)] * 2
+    assert airflow.held == set()
+    airflow.tis[KEY] = TaskInstanceView("ti-a", "failed", 1, "a", queued_by_job_id=7)
+    delivery.deliver()
+    delivery.deliver()
+    assert len(airflow.events) == 2
+    assert prod.get("a").acked_version == prod.get("a").version
+
+
+def test_outcomes_of_others_are_not_ours_to_tell(prod: Deployment, airflow: PaperAirflow, delivery: Delivery) -> None:
+    prod.queue("a", key=KEY, owner_job_id=8)
+    prod.queue("b", key=KEY, team="blue")
+    for exec_id in ("a", "b"):
+        prod.move(exec_id, Phase.FAILED_START)
+
+    delivery.deliver()
+
+    assert airflow.events == []
+    assert prod.get("a").acked_version == prod.get("b").acked_version == 0
+
+
+def test_upkeep_withdraws_gives_back_and_holds_the_rest(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep
+) -> None:
+    now = prod.store.now()
+    prod.queue("a", key=KEY)
+    prod.queue("old", key=TaskKey("etl", "other", "run_1", -1, 1))
+    airflow.tis[TaskKey("etl", "other", "run_1", -1, 1)] = TaskInstanceView("ti-old", "queued", 1, "old")
+    prod.set("old", created_at=now - timedelta(seconds=201))
+    prod.queue("gone", key=TaskKey("etl", "gone", "run_1", -1, 1))
+
+    upkeep.run(now)
+    upkeep.run(now)
+
+    assert airflow.given_back == ["old"]
+    assert airflow.held == {"a", "gone"}
+    assert [prod.get(w).desired for w in ("a", "gone")] == [Desired.RUN, Desired.STOP]
+
+
+def test_every_so_often_by_a_clock_that_may_be_set_back(prod: Deployment) -> None:
+    now = prod.store.now()
+    every = Every(timedelta(seconds=5))
+    looks = [0, 1, 4.9, 5, 9, 10, 3, 7, 8]
+
+    assert [second for second in looks if every.due(now + timedelta(seconds=second))] == [0, 5, 10, 3, 8]
+
+
+def test_none_of_it_needs_airflow() -> None:
+    code = (
+        "import sys\n"
+        "import reconciler.airflow.delivery, reconciler.airflow.slots, reconciler.airflow.upkeep\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('airflow', 'boto3')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
