@@ -1,0 +1,324 @@
+"""The command line: the composition root, the only module that knows everyone.
+
+`ecs-reconciler COMMAND` and `airflow ecs-reconciler COMMAND` are made from one table of commands. Each imports what it
+needs when it runs: Airflow reads this module whenever anybody types `airflow`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import reconciler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from reconciler.config import DaemonSettings
+    from reconciler.core.task import Workload
+    from reconciler.show import Story
+
+__all__ = ["COMMANDS", "airflow_commands", "main"]
+
+CONFIGURATION_ERROR = 2
+"""Exit code for options that are missing or wrong."""
+
+
+def _settings() -> DaemonSettings:
+    from reconciler.airflow.options import read
+    from reconciler.config import daemon_settings
+
+    return daemon_settings(read)
+
+
+def run(_: argparse.Namespace) -> int:
+    """Reconcile the table against ECS until SIGTERM."""
+    from reconciler.airflow.push import Push
+    from reconciler.clock import SystemClock
+    from reconciler.daemon import run_daemon
+    from reconciler.log import configure
+
+    settings = _settings()
+    configure(settings.options.log_format, settings.options.log_level)
+    clock = SystemClock()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: clock.stop())
+    run_daemon(settings, Push(settings.policy.start_timeout), clock)
+    return 0
+
+
+def migrate(_: argparse.Namespace) -> int:
+    """Create or upgrade the tables."""
+    from reconciler.airflow.options import read
+    from reconciler.store.engine import make_engine
+    from reconciler.store.migrate import migrate as to_head
+
+    # Airflow's logging shows what Alembic says of each step; the command's own answer is enough.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
+    engine = make_engine(url)
+    to_head(engine)
+    engine.dispose()
+    print("The tables of ecs-reconciler are as this release needs them.")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show counts by phase, quota, leader, and how long the oldest workload has waited."""
+    from rich.console import Console
+
+    from reconciler import show
+    from reconciler.store.daemon import SqlStore
+    from reconciler.store.engine import make_engine
+    from reconciler.store.inspect import holders
+
+    settings = _settings()
+    deployment = settings.options.deployment
+    engine = make_engine(settings.sql_alchemy_conn)
+    counts = SqlStore(engine, deployment).counts()
+    found = show.status(deployment, counts, settings.options.max_running_tasks, holders(engine, deployment))
+    engine.dispose()
+    if arguments.json:
+        print(show.as_json(found))
+    else:
+        show.show_status(Console(), found)
+    return 0
+
+
+def describe(arguments: argparse.Namespace) -> int:
+    """Show one task's workloads: what was asked, every attempt, the ECS task, why it waits or failed."""
+    from rich.console import Console
+
+    from reconciler import show
+    from reconciler.store.engine import make_engine
+    from reconciler.store.inspect import workloads_of
+
+    settings = _settings()
+    engine = make_engine(settings.sql_alchemy_conn)
+    found = workloads_of(
+        engine,
+        settings.options.deployment,
+        arguments.dag_id,
+        arguments.task_id,
+        arguments.run_id,
+        arguments.map,
+        arguments.try_number,
+    )
+    stories = [_story(engine, settings, w) for w in found]
+    engine.dispose()
+    if arguments.json:
+        print(show.as_json(stories))
+        return 0 if stories else 1
+    console = Console()
+    if not stories:
+        console.print(
+            f"No workload of {arguments.dag_id}.{arguments.task_id} is in the table of "
+            f"{settings.options.deployment!r}: it has not been queued with this executor, or is older than "
+            f"[ecs_reconciler] retention.",
+            markup=False,
+        )
+    for number, story in enumerate(stories):
+        if number:
+            console.rule(style="dim")
+        show.show_story(console, story)
+    return 0 if stories else 1
+
+
+def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
+    from reconciler.clock import SystemClock
+    from reconciler.core.errors import ReconcilerError
+    from reconciler.ecs.client import make_client
+    from reconciler.ecs.gateway import Gateway
+    from reconciler.ecs.ratelimit import Limiter
+    from reconciler.show import Story
+    from reconciler.store.daemon import SqlStore
+    from reconciler.store.inspect import attempts_of
+
+    task, error = None, None
+    if w.task_arn and not w.terminal:
+        clock, store = SystemClock(), SqlStore(engine, settings.options.deployment)
+        gateway = Gateway(
+            make_client(settings.ecs.region_name, threads=1),
+            Limiter(clock, launch_rate=1, launch_burst=1),
+            clock,
+            deployment=settings.options.deployment,
+            now=store.now,
+            resend_for=settings.policy.resend_for,
+            on_call=lambda *_: None,
+        )
+        try:
+            task = next(iter(gateway.describe(w.cluster or "", [w.task_arn]).tasks), None)
+        except ReconcilerError as failed:
+            error = str(failed)
+        finally:
+            gateway.close()
+    return Story(w, attempts_of(engine, w.exec_id), task, error)
+
+
+def local_ecs(arguments: argparse.Namespace) -> int:
+    """Serve an ECS for this machine: AWS's protocol in front, processes for containers."""
+    from reconciler.localecs import run_local_ecs
+
+    directory = Path(arguments.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def say(ecs: Any) -> None:
+        print(
+            f"A local ECS with the cluster {arguments.cluster!r} listens. Use it with\n"
+            f"  export AWS_ENDPOINT_URL_ECS={ecs.endpoint_url}\n"
+            f"Containers run as processes here; their output is in {directory}. Ctrl-C stops it and them.",
+            flush=True,
+        )
+
+    try:
+        run_local_ecs(arguments.host, arguments.port, directory, arguments.cluster, on_ready=say)
+    except OSError as error:
+        raise ValueError(
+            f"can not listen on {arguments.host}:{arguments.port}: {error.strerror}; choose another --port, or 0"
+        ) from error
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself."""
+    from reconciler.demo import demo as run_demo
+
+    directory = Path(arguments.directory) if arguments.directory else None
+    return run_demo(directory, kill_daemon=arguments.kill_daemon, keep=arguments.keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a command, as argparse and Airflow's command line both understand it."""
+
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. Its help is its function's docstring."""
+
+    name: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: tuple[Argument, ...] = ()
+
+    @property
+    def help(self) -> str:
+        return (self.run.__doc__ or "").strip()
+
+
+def _argument(*flags: str, **settings: Any) -> Argument:
+    return Argument(flags, settings)
+
+
+_JSON = _argument("--json", action="store_true", help="Answer in JSON")
+
+COMMANDS = (
+    Command("run", run),
+    Command("migrate", migrate),
+    Command("status", status, (_JSON,)),
+    Command(
+        "describe",
+        describe,
+        (
+            _argument("dag_id", help="The DAG's id"),
+            _argument("task_id", help="The task's id"),
+            _argument("--run", dest="run_id", help="Only of this DAG run"),
+            _argument("--map", type=int, help="Only of this map index"),
+            _argument("--try", dest="try_number", type=int, help="Only of this try"),
+            _JSON,
+        ),
+    ),
+    Command(
+        "local-ecs",
+        local_ecs,
+        (
+            _argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s)"),
+            _argument("--port", type=int, default=4569, help="Port to listen on, 0 for any (default: %(default)s)"),
+            _argument("--directory", default="local-ecs", help="Where output is kept (default: %(default)s)"),
+            _argument("--cluster", default="default", help="A cluster to begin with (default: %(default)s)"),
+        ),
+    ),
+    Command(
+        "demo",
+        demo,
+        (
+            _argument("--directory", help="Where it all happens (default: a new temporary directory)"),
+            _argument("--kill-daemon", action="store_true", help="Kill the daemon three times on the way"),
+            _argument("--keep", action="store_true", help="Leave everything up at the end and print the addresses"),
+        ),
+    ),
+)
+
+
+def _guarded(command: Command) -> Callable[[argparse.Namespace], int]:
+    """Turn errors that a user can mend into one sentence each and an exit code."""
+
+    def guarded(arguments: argparse.Namespace) -> int:
+        from reconciler.config import ConfigError
+        from reconciler.core.errors import ReconcilerError, StartError
+
+        try:
+            return command.run(arguments)
+        except ConfigError as error:
+            for problem in error.problems:
+                print(f"ecs-reconciler: {problem}", file=sys.stderr)
+            return CONFIGURATION_ERROR
+        except (StartError, ValueError) as error:
+            print(f"ecs-reconciler: {error}", file=sys.stderr)
+            return CONFIGURATION_ERROR
+        except ReconcilerError as error:
+            print(f"ecs-reconciler: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+
+    return guarded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`ecs-reconciler`. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ecs-reconciler", description=reconciler.__doc__, epilog="Options are read from Airflow's configuration."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {reconciler.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        for argument in command.arguments:
+            sub.add_argument(*argument.flags, **argument.settings)
+        sub.set_defaults(guarded=_guarded(command))
+    parsed = parser.parse_args(arguments)
+    result: int = parsed.guarded(parsed)
+    return result
+
+
+def airflow_commands() -> list[Any]:
+    """The same commands as a group of Airflow's command line."""
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+    def action(command: Command) -> Any:
+        guarded = _guarded(command)
+        return ActionCommand(
+            name=command.name,
+            help=command.help,
+            func=lambda arguments: sys.exit(guarded(arguments)),
+            args=tuple(
+                Arg(argument.flags, **argument.settings)  # type: ignore[no-untyped-call]  # Airflow's
+                for argument in command.arguments
+            ),
+        )
+
+    return [
+        GroupCommand(
+            name="ecs-reconciler",
+            help="Run Airflow's tasks in Amazon ECS containers",
+            subcommands=[action(command) for command in COMMANDS],
+        )
+    ]

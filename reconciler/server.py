@@ -1,0 +1,62 @@
+"""The daemon's HTTP port: /metrics, /livez and /readyz. It serves no verb that changes anything."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from prometheus_client.exposition import choose_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["HttpServer"]
+
+Check = tuple[bool, str]
+
+
+class HttpServer:
+    """Serves in threads of its own until closed. `live` and `ready` return whether, and why (not)."""
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, live: Callable[[], Check], ready: Callable[[], Check]
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                path = self.path.split("?", 1)[0]
+                if path == "/metrics":
+                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    self._answer(200, encode(registry), content_type)
+                elif path in ("/livez", "/readyz"):
+                    good, why = live() if path == "/livez" else ready()
+                    self._answer(200 if good else 503, f"{why}\n".encode(), "text/plain; charset=utf-8")
+                else:
+                    self._answer(404, b"try /metrics, /livez or /readyz\n", "text/plain; charset=utf-8")
+
+            def _answer(self, status: int, body: bytes, content_type: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+                """Say nothing: scrapes and probes would drown the log."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,253 @@
+"""Databases for the suite: a PostgreSQL server of its own, and files of SQLite."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import NullPool, create_engine, func, select, text, update
+
+from reconciler.core.phase import Phase
+from reconciler.core.task import Spec, Workload
+from reconciler.store import shim
+from reconciler.store.daemon import SqlStore
+from reconciler.store.engine import make_engine, writing
+from reconciler.store.migrate import migrate
+from reconciler.store.rows import WHOLE, read
+from reconciler.store.schema import attempts, metadata, workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from sqlalchemy import Engine
+
+_MIGRATED = "reconciler"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What is skipped on a user's machine is an error in CI: a check that does not run checks nothing."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and in CI nothing may be: {report.longrepr}"
+    return report
+
+
+class Postgres:
+    """A running server, reached by a Unix socket only."""
+
+    def __init__(self, socket_dir: Path, user: str) -> None:
+        self._socket_dir = socket_dir
+        self._user = user
+        self._made = 0
+        self.run(f"CREATE DATABASE {_MIGRATED}")
+        migrated = make_engine(self.url(_MIGRATED))
+        migrate(migrated)
+        migrated.dispose()
+
+    def url(self, database: str, driver: str = "postgresql") -> str:
+        return f"{driver}://{self._user}@/{database}?host={self._socket_dir}"
+
+    def new_database(self) -> str:
+        """The name of a fresh database. Names are never used twice."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self.run(f"CREATE DATABASE {name}")
+        return name
+
+    def run(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements as the owner of everything."""
+        engine = create_engine(self.url(database), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as conn:
+            for statement in statements:
+                conn.execute(text(statement))
+
+
+def _binaries(as_user: dict[str, Any]) -> Path | None:
+    """A folder with PostgreSQL's programs that this user may run: the distribution's newest, or the wheel's."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    wheel = importlib.util.find_spec("pgserver")
+    if wheel is not None and wheel.origin is not None:
+        found.append(Path(wheel.origin).parent / "pginstall" / "bin")
+    for folder in found:
+        try:
+            subprocess.run([folder / "initdb", "--version"], check=True, capture_output=True, **as_user)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that lives as long as the session. It refuses to run as root, so then it is nobody's."""
+    user = getpass.getuser()
+    as_user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        user, as_user = "nobody", {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    binaries = _binaries(as_user)
+    if binaries is None:
+        reason = "no PostgreSQL was found: pip install pgserver, or install the distribution's package"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    # Not pytest's own folder: nobody may not enter it, and a socket's path may have 107 characters only.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    if as_user:
+        shutil.chown(folder, user)
+    data = folder / "data"
+
+    def run(program: str, *arguments: str | Path) -> None:
+        subprocess.run(
+            [binaries / program, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=60, **as_user
+        )
+
+    try:
+        run("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=50"
+        run("pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start")
+        try:
+            yield Postgres(folder, user)
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A fresh PostgreSQL database without tables."""
+    name = postgres.new_database()
+    yield postgres.url(name)
+    postgres.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres) -> Iterator[str]:
+    """The name of a PostgreSQL database with the reconciler's tables, all empty."""
+    yield _MIGRATED
+    # A test that leaves a transaction open fails here.
+    tables = ", ".join(table.name for table in metadata.sorted_tables)
+    postgres.run("SET lock_timeout = '5s'", f"TRUNCATE {tables}", database=_MIGRATED)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A fresh SQLite database without tables, in a file."""
+    return f"sqlite:///{tmp_path / 'reconciler.db'}"
+
+
+@pytest.fixture
+def sqlite_migrated_url(sqlite_url: str) -> str:
+    """A SQLite database with the reconciler's tables."""
+    engine = make_engine(sqlite_url)
+    migrate(engine)
+    engine.dispose()
+    return sqlite_url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    """Each supported database in turn, without tables."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each supported database in turn, with the reconciler's tables."""
+    if request.param == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        return server.url(request.getfixturevalue("postgres_database"))
+    url: str = request.getfixturevalue("sqlite_migrated_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The daemon's engine on each supported database."""
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+class Deployment:
+    """One deployment on a database: the daemon's store with a lease, the shim's insert, and plain looks at the rows."""
+
+    name = "prod"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.store = SqlStore(engine, self.name)
+        lease = self.store.hold(f"{self.name}/shard", "first", timedelta(minutes=5))
+        assert lease is not None
+        self.lease = lease
+
+    def queue(self, exec_id: str, **fields: Any) -> Workload:
+        """Insert a workload as the shim does. `ti_id` is the exec_id's own unless given."""
+        spec = Spec(f'{{"id": "{exec_id}"}}', {"overrides": {"cpu": "256"}})
+        given = {"deployment": self.name, "ti_id": f"ti-{exec_id}", "owner_job_id": 7, "spec": spec, **fields}
+        with writing(self.engine).begin() as conn:
+            shim.insert(conn, [Workload(exec_id=exec_id, **given)])
+        return self.get(exec_id)
+
+    def get(self, exec_id: str) -> Workload:
+        """The row as it is, whole."""
+        with self.engine.connect() as conn:
+            (found,) = read(conn, select(*WHOLE).where(workloads.c.exec_id == exec_id))
+        return found
+
+    def move(self, exec_id: str, *phases: Phase, **changes: Any) -> Workload:
+        """Take a workload through these phases; the last one with these changes."""
+        for number, phase in enumerate(phases, start=1):
+            old = self.get(exec_id)
+            at = self.store.now()
+            facts: dict[str, Any] = {}
+            if phase is Phase.LAUNCHING:
+                facts = {
+                    "attempt": old.attempt + 1,
+                    "intent_at": at,
+                    "cluster": "c",
+                    "family": "f",
+                    "params": {},
+                    "reason": None,
+                }
+            elif phase is Phase.STARTED:
+                facts = {"task_arn": f"arn:{exec_id}/{old.attempt}"}
+            facts |= changes if number == len(phases) else {}
+            assert self.store.save([(old, old.moved(phase, at, **facts))], self.lease)
+        return self.get(exec_id)
+
+    def set(self, exec_id: str, **values: Any) -> Workload:
+        """Overwrite columns behind everyone's back."""
+        with writing(self.engine).begin() as conn:
+            conn.execute(update(workloads).where(workloads.c.exec_id == exec_id).values(**values))
+        return self.get(exec_id)
+
+    def attempts(self, exec_id: str) -> list[dict[str, Any]]:
+        statement = select(attempts).where(attempts.c.exec_id == exec_id).order_by(attempts.c.attempt)
+        with self.engine.connect() as conn:
+            return [dict(row) for row in conn.execute(statement).mappings()]
+
+    def count(self) -> int:
+        with self.engine.connect() as conn:
+            return conn.execute(select(func.count()).select_from(workloads)).scalar_one()
+
+
+@pytest.fixture
+def prod(engine: Engine) -> Deployment:
+    """The deployment `prod` on each supported database."""
+    return Deployment(engine)
