@@ -1,0 +1,175 @@
+"""One whole stack (Airflow, local ECS, daemon) per version of Airflow, shared by all tests of that version."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler.clock import SystemClock
+from reconciler.demo.stack import Stack
+from reconciler.demo.world import ecs_tasks, rows, started_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_ecs.type_defs import TaskTypeDef
+
+    from reconciler.core.task import Workload
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+DAGS = ("succeeds", "fails", "retries", "defers", "holds")
+SECONDS = 240.0
+
+SETTINGS = {
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
+    # Nothing waits as PENDING: what waits for a third of task_queued_timeout is given back, and queued once more.
+    "AIRFLOW__ECS_RECONCILER__BACKLOG": "0",
+}
+
+
+def interpreter(version: str) -> str:
+    """The Python with this version of Airflow. Skips, or fails in CI, where there is none."""
+    if version == "3.3":
+        return sys.executable
+    python = os.environ.get("AIRFLOW_3_2_PYTHON") or str(CHECKOUT / ".venv-3.2" / "bin" / "python")
+    if not Path(python).exists():
+        reason = f"there is no Airflow 3.2 at {python}: run `make install`, or set AIRFLOW_3_2_PYTHON"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
+
+
+@dataclass
+class Scenario:
+    """One run of one of the DAGs, whose only task is `work`."""
+
+    stack: Stack
+    dag_id: str
+    run_id: str
+    evidence_file: Path
+    release_file: Path
+
+    def start(self) -> None:
+        conf = {"evidence": str(self.evidence_file), "release": str(self.release_file)}
+        self.stack.api.trigger(self.dag_id, self.run_id, conf)
+
+    def release(self) -> None:
+        """Let the task of `holds` end."""
+        self.release_file.touch()
+
+    @property
+    def state(self) -> str | None:
+        state = self.stack.api.instance(self.dag_id, self.run_id, "work")["state"]
+        return None if state is None else str(state)
+
+    @property
+    def try_number(self) -> int:
+        return int(self.stack.api.instance(self.dag_id, self.run_id, "work")["try_number"])
+
+    def clear(self) -> None:
+        self.stack.api.clear(self.dag_id, self.run_id, "work")
+
+    @property
+    def evidence(self) -> list[list[str]]:
+        """What the task's code wrote: [what, exec_id, try number] each time."""
+        text = self.evidence_file.read_text() if self.evidence_file.exists() else ""
+        return [line.split() for line in text.splitlines()]
+
+    def rows(self) -> list[Workload]:
+        return rows(self.stack, self.dag_id, self.run_id)
+
+    def launched(self) -> list[Workload]:
+        """The queueings that have, or had, an ECS task."""
+        return [w for w in self.rows() if w.attempt]
+
+    def wait_for_code(self) -> None:
+        """Wait until the task's code runs."""
+        self.stack.wait(f"the code of {self.run_id} to run", lambda: bool(self.evidence), SECONDS)
+
+    def wait_for(self, state: str) -> None:
+        self.stack.wait(f"{self.run_id} to be {state}", lambda: self.state == state, SECONDS)
+
+    def wait_until_settled(self) -> None:
+        """Wait until nothing of it runs and Airflow has been told everything."""
+
+        def settled() -> bool:
+            return all(w.terminal and w.acked_version >= w.version for w in self.rows())
+
+        self.stack.wait(f"{self.run_id} to settle", settled, SECONDS)
+
+    def tasks(self) -> list[TaskTypeDef]:
+        """The ECS tasks that were started for it."""
+        mine = {w.exec_id for w in self.rows()}
+        with closing(self.stack.ecs()) as client:
+            return [task for task in ecs_tasks(client) if started_for(task) in mine]
+
+    def assert_clean(self) -> None:
+        """Each queueing had at most one ECS task, none of them is left, and user code ran at most once in each."""
+        self.wait_until_settled()
+        tasks = self.tasks()
+        by_row = [started_for(task) for task in tasks]
+        assert len(by_row) == len(set(by_row)), f"launched twice: {by_row}"
+        assert {task["lastStatus"] for task in tasks} <= {"STOPPED"}
+        ran = [exec_id for what, exec_id, _ in self.evidence if what == "ran"]
+        assert len(ran) == len(set(ran)), f"ran twice: {ran}"
+
+
+class Scenarios:
+    """Makes scenarios, each with files and a run of its own."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._numbers = count(1)
+
+    def make(self, dag_id: str) -> Scenario:
+        name = f"{dag_id}-{next(self._numbers)}"
+        folder = self.stack.directory / "evidence"
+        folder.mkdir(exist_ok=True)
+        return Scenario(self.stack, dag_id, name, folder / name, folder / f"{name}.release")
+
+    def start(self, dag_id: str) -> Scenario:
+        scenario = self.make(dag_id)
+        scenario.start()
+        return scenario
+
+
+@pytest.fixture(scope="session", params=["3.3", "3.2"])
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Everything up, and the DAGs parsed."""
+    directory = tmp_path_factory.mktemp(f"airflow-{request.param}")
+    clock, python = SystemClock(), interpreter(request.param)
+
+    def say(what: str) -> None:
+        sys.stdout.write(f"{clock.monotonic():.1f} waiting for {what}\n")
+
+    with Stack(directory, dags=HERE / "dags", clock=clock, python=python, settings=SETTINGS, say=say) as stack:
+        for dag_id in DAGS:
+            stack.has_parsed(dag_id)
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def scenarios(stack: Stack) -> Scenarios:
+    return Scenarios(stack)
+
+
+@pytest.fixture(scope="session")
+def plain(scenarios: Scenarios) -> dict[str, Scenario]:
+    """Runs that need nobody's help, all at once, and ended: one after the other they would take minutes."""
+    expected = {"succeeds": "success", "fails": "failed", "retries": "success", "defers": "success"}
+    plain = {dag_id: scenarios.start(dag_id) for dag_id in expected}
+    for dag_id, state in expected.items():
+        plain[dag_id].wait_for(state)
+    return plain
