@@ -1,0 +1,129 @@
+"""Run universes on all cores: `python -m tests.sim N SEED`. Ends with 1 if a rule was broken or a path never taken."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tests.sim import mutants, sometimes
+from tests.sim.check import Violation, check
+from tests.sim.plan import plan
+from tests.sim.shrink import shrink
+from tests.sim.story import tell
+from tests.sim.universe import Universe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ENOUGH = 1000
+"""After so many universes every path must have been taken."""
+
+
+@dataclass
+class Result:
+    """What one universe came to."""
+
+    seed: int
+    hours: float
+    violations: list[Violation]
+    paths: Counter[str]
+
+
+def run(seed: int, mutant: str | None = None) -> Result:
+    """One universe."""
+    with mutants.planted(mutant):
+        universe = Universe(plan(seed))
+        trace = universe.run()
+    return Result(seed, universe.sim.now / 3600, check(trace), sometimes.count(trace))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=100, help="how many universes")
+    parser.add_argument("first", nargs="?", type=int, default=1, help="the first one's seed")
+    parser.add_argument("--story", type=int, metavar="SEED", help="tell one universe instead, shrunk if it fails")
+    parser.add_argument("--whole", action="store_true", help="do not shrink")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
+    parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    if options.story is not None:
+        with mutants.planted(options.mutant):
+            return _story(options.story, whole=options.whole)
+    return _many(options)
+
+
+def _many(options: argparse.Namespace) -> int:
+    seeds = range(options.first, options.first + options.count)
+    began = time.monotonic()
+    failed: dict[str, list[int]] = {}
+    paths: Counter[str] = Counter()
+    taken: list[tuple[int, set[str]]] = []
+    hours = 0.0
+    with multiprocessing.Pool(options.jobs, maxtasksperchild=500) as pool:
+        results: Iterable[Result] = pool.imap_unordered(partial(run, mutant=options.mutant), seeds)
+        for done, result in enumerate(results, start=1):
+            hours += result.hours
+            paths += result.paths
+            taken.append((result.seed, {name for name, times in result.paths.items() if times}))
+            for rule in {violation.rule for violation in result.violations}:
+                failed.setdefault(rule, []).append(result.seed)
+                say(f"\nseed {result.seed}: {next(v for v in result.violations if v.rule == rule)}")
+            if done % 20 == 0 or done == len(seeds):
+                rate = done / (time.monotonic() - began)
+                say(f"\r{done} universes, {rate:.1f} per second, {hours:.0f} hours lived", end="")
+    say()
+    for rule, seeds_of in sorted(failed.items()):
+        say(f"{len(seeds_of):6} broke {rule}: seeds {', '.join(map(str, sorted(seeds_of)[:10]))}")
+    never = [path for path in sometimes.PATHS if not paths[path]]
+    say("never: " + (", ".join(never) or "nothing, every path was taken"))
+    if options.cover:
+        say("cover:", " ".join(map(str, _cover(taken))))
+    return 1 if failed or (never and options.count >= ENOUGH and not options.mutant) else 0
+
+
+def say(text: object = "", end: str = "\n") -> None:
+    sys.stdout.write(f"{text}{end}")
+    sys.stdout.flush()
+
+
+def _cover(taken: list[tuple[int, set[str]]]) -> list[int]:
+    """Greedily, seeds that take every path at least twice as far as there are any."""
+    wanted = Counter(dict.fromkeys(sometimes.PATHS, 2))
+    chosen: list[int] = []
+    left = sorted(taken)
+    while left:
+        seed, paths = max(left, key=lambda entry: (sum(1 for path in entry[1] if wanted[path] > 0), -entry[0]))
+        if not any(wanted[path] > 0 for path in paths):
+            break
+        wanted.subtract(paths)
+        chosen.append(seed)
+        left.remove((seed, paths))
+    return sorted(chosen)
+
+
+def _story(seed: int, *, whole: bool) -> int:
+    told = plan(seed)
+    violations = check(Universe(told).run())
+    if violations and not whole:
+        told = shrink(told, violations[0].rule)
+    trace = Universe(told).run()
+    found = check(trace)
+    say(told)
+    for violation in found:
+        say(f"!! {violation}")
+    names = found[0].ids if found else [task.name for task in told.tasks]
+    for line in tell(trace, names):
+        say(line)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

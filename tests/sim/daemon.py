@@ -1,0 +1,298 @@
+"""A daemon replica: the real manager, elector, controllers, gateway, limiter and gates, in one process."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+import structlog
+from greenlet import getcurrent  # type: ignore[import-untyped] # it has no types
+
+from reconciler import manager as manager_module
+from reconciler.controllers.adopt import Adopt
+from reconciler.controllers.cleanup import Cleanup
+from reconciler.controllers.launch import Launch
+from reconciler.controllers.retry import Retry
+from reconciler.core import decide, runtask
+from reconciler.core.answer import Answer, Unknown
+from reconciler.core.gate import Gate
+from reconciler.ecs.gateway import Gateway
+from reconciler.ecs.ratelimit import Limiter
+from reconciler.lease import Elector
+from reconciler.manager import Manager
+from reconciler.store.daemon import SqlStore
+from tests.sim.aws import Client
+from tests.sim.database import StorePort
+from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, FAMILY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from reconciler.core.identity import Launched
+    from reconciler.core.task import Workload
+    from reconciler.seams import Lease
+    from tests.sim.aws import Aws
+    from tests.sim.database import Database
+    from tests.sim.engine import Process, Sim
+
+PROFILE: Final = runtask.Profile(
+    cluster=CLUSTER,
+    container_name=CONTAINER,
+    run_task={
+        "taskDefinition": FAMILY,
+        "launchType": "FARGATE",
+        "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
+    },
+)
+SECRET: Final = "eyJsecret"
+"""Stands for the token that only the container's command may hold."""
+
+
+POLICY = decide.Policy()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an operator may set, and how fast this replica's clock runs."""
+
+    max_running_tasks: int
+    lease_seconds: float
+    listing_interval: float
+    policy: decide.Policy
+    orphan_grace: float = 600.0
+    retention: float = 7200.0
+
+
+class Delivery:
+    """A pure function of the intent, like the real one; the time in it makes a changed intent a changed request."""
+
+    def command(self, workload: Workload) -> Sequence[str]:
+        token = f"{SECRET}.{workload.exec_id}.{workload.attempt}.{workload.intent_at}"
+        return ["run", workload.exec_id, str(workload.attempt), workload.ti_id or "", workload.kind.value, token]
+
+
+class Monotonic:
+    """The replica's clock: not quite as fast as the true time, and begun at some other moment."""
+
+    def __init__(self, process: Process, drift: float) -> None:
+        self._process, self._rate = process, 1.0 + drift
+        self._offset = 1000.0 * process.sim.chance.random()
+        self.stopped = False
+
+    def monotonic(self) -> float:
+        return self._offset + self._process.sim.now * self._rate
+
+    def wait(self, seconds: float) -> None:
+        self._process.pause(seconds)
+
+
+class Paced(Monotonic):
+    """The same for the manager's loops, which look less often while nothing happens."""
+
+    def __init__(self, clock: Monotonic) -> None:
+        self._clock = clock
+        self._process = clock._process
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    @property
+    def stopped(self) -> bool:  # type: ignore[override] # the inner clock's
+        return self._clock.stopped
+
+    def wait(self, seconds: float) -> None:
+        if not self._clock.stopped:
+            self._process.doze(seconds)
+
+
+class Calls:
+    """Implements `seams.Calls`: each RunTask call in a fiber of its own."""
+
+    def __init__(self, process: Process, run: Callable[[Workload], Answer], size: int = 8) -> None:
+        self._process, self._run, self._size = process, run, size
+        self._under_way: set[Launched] = set()
+        self._answers: list[tuple[Workload, Answer]] = []
+
+    def submit(self, workload: Workload) -> None:
+        self._under_way.add((workload.exec_id, workload.attempt))
+
+        def call() -> None:
+            try:
+                answer = self._run(workload)
+            except Exception as error:  # noqa: BLE001 - as the real pool does
+                answer = Unknown(f"{type(error).__name__}: {error}")
+            self._answers.append((workload, answer))
+            self._process.sim.happen()
+
+        self._process.spawn(call)
+
+    def collect(self) -> list[tuple[Workload, Answer]]:
+        answers, self._answers = self._answers, []
+        self._under_way -= {(workload.exec_id, workload.attempt) for workload, _ in answers}
+        return answers
+
+    def under_way(self) -> set[Launched]:
+        return set(self._under_way)
+
+    def room(self) -> int:
+        return self._size - len(self._under_way)
+
+
+class Observer:
+    """Hears what the manager does, and tells the trace what can not be seen from outside: breakers and gates."""
+
+    def __init__(self, sim: Sim, who: str) -> None:
+        self._sim, self._who = sim, who
+        self._held: set[tuple[str, str]] = set()
+        self.adopt: Adopt
+        self.gates: dict[str, Gate]
+
+    def passed(self, controller: str, result: str, seconds: float) -> None:
+        breakers = {"missing": self.adopt.missing_breaker, "orphan": self.adopt.orphan_breaker}
+        held = {("breaker", name) for name, breaker in breakers.items() if breaker.tripped}
+        held |= {("gate", name) for name, gate in self.gates.items() if gate.reason}
+        for kind, which in sorted(held - self._held):
+            self._sim.note(kind, who=self._who, which=which)
+        self._held = held
+
+    def leading(self, epoch: int | None) -> None:
+        if epoch is not None:
+            self._sim.note("leads", who=self._who, epoch=epoch)
+        self._sim.happen()
+
+
+class Replica:
+    """One life of a daemon. Its process is its memory."""
+
+    def __init__(self, sim: Sim, process: Process, database: Database, aws: Aws, options: Options) -> None:
+        self.sim, self.process = sim, process
+        self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
+        store: Any = StorePort(process, database, SqlStore(database.engine, DEPLOYMENT))
+        gateway = Gateway(
+            Client(aws, process),  # type: ignore[arg-type] # the few methods that the gateway calls
+            Limiter(self.clock, launch_rate=18, launch_burst=90),
+            self.clock,
+            deployment=DEPLOYMENT,
+            now=store.now,
+            resend_for=options.policy.resend_for,
+            on_call=lambda *_: None,
+        )
+        delivery = Delivery()
+        self.calls = Calls(process, lambda w: gateway.run(w, delivery.command(w)))
+        gates = {"ecs": Gate(), "api_server": Gate()}
+        note = sim.note
+        self.launch = Launch(
+            store,
+            self.calls,
+            delivery=delivery,
+            clock=self.clock,
+            profile=PROFILE,
+            policy=options.policy,
+            ecs_gate=gates["ecs"],
+            api_gate=gates["api_server"],
+            max_running_tasks=options.max_running_tasks,
+            on_answer=lambda w, answer: note(
+                "answer",
+                who=process.name,
+                id=w.exec_id,
+                attempt=w.attempt,
+                answer=type(answer).__name__,
+                why=getattr(answer, "reason", ""),
+            ),
+        )
+        self.adopt = Adopt(
+            store,
+            gateway,
+            self.clock,
+            profile=PROFILE,
+            policy=options.policy,
+            deployment=DEPLOYMENT,
+            sweep_interval=1.0,
+            listing_interval=options.listing_interval,
+            orphan_grace=options.orphan_grace,
+            on_orphan=lambda what: note("orphan", who=process.name, what=what),
+        )
+        retry = Retry(
+            store,
+            self.clock,
+            policy=options.policy,
+            api_gate=gates["api_server"],
+            on_retry=lambda what: note("retry", who=process.name, what=what),
+        )
+        cleanup = Cleanup(
+            store, gateway, self.clock, policy=options.policy, retention=timedelta(seconds=options.retention)
+        )
+        lease = f"{DEPLOYMENT}/region"
+        elector = Elector(store, self.clock, name=lease, holder=process.name, ttl=options.lease_seconds)
+        observer = Observer(sim, process.name)
+        observer.adopt, observer.gates = self.adopt, gates
+        self.manager = Manager(
+            [self.launch, self.adopt, retry, cleanup], elector, Paced(self.clock), observer, finish=self._finish
+        )
+
+    def run(self) -> None:
+        self.manager.run()
+        self.process.kill("has ended in order")
+
+    def stop(self) -> None:
+        """SIGTERM: finish the passes under way, record what is answered, let the lease go."""
+        self.clock.stopped = True
+        self.sim.happen()
+
+    def _finish(self, lease: Lease) -> None:
+        until = self.sim.now + 5.0
+        while self.calls.under_way() and self.sim.now < until:
+            self.process.pause(0.5)
+        self.launch.record(lease)
+
+
+class _Thread:
+    """`threading.Thread` within the simulation: a fiber of the process that starts it."""
+
+    def __init__(self, process: Process, target: Callable[..., None], args: tuple[Any, ...] = ()) -> None:
+        self._process, self._run = process, lambda: target(*args)
+
+    def start(self) -> None:
+        self._fiber = self._process.spawn(self._run)
+
+    def join(self) -> None:
+        self._process.join(self._fiber)
+
+
+class _Log:
+    """The manager's log. What it did not foresee is a finding."""
+
+    def __init__(self, sim: Sim) -> None:
+        self._sim = sim
+
+    def exception(self, event: str, **_: Any) -> None:
+        error = sys.exc_info()[1]
+        self._sim.note("unforeseen", who="daemon", what=event, error=f"{type(error).__name__}: {error}")
+
+    def warning(self, event: str, **what: Any) -> None:
+        if kind := what.get("kind"):
+            self._sim.note("pass_failed", error=kind)
+
+    def debug(self, event: str, **_: Any) -> None: ...
+
+    def info(self, event: str, **_: Any) -> None: ...
+
+
+@contextmanager
+def simulated_manager(sim: Sim) -> Iterator[None]:
+    """Fibers where the manager takes threads, and the trace where it takes its log."""
+
+    def thread(target: Callable[..., None], args: tuple[Any, ...] = (), **_: Any) -> _Thread:
+        return _Thread(getcurrent().process, target, args)
+
+    with (
+        patch.object(manager_module, "threading", SimpleNamespace(Thread=thread)),
+        patch.object(manager_module, "log", _Log(sim)),
+    ):
+        structlog.contextvars.clear_contextvars()
+        yield

@@ -1,0 +1,267 @@
+"""The database of the universe: real SQL on SQLite in memory, a clock of its own, and answers that get lost.
+
+A trigger tells the trace of every write to a row, before and after, whatever the code believes that it wrote.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.pool import StaticPool
+
+from reconciler.core.errors import StoreUnavailable
+from reconciler.core.task import Snapshot
+from reconciler.store.schema import metadata
+from tests.world import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from reconciler.store.daemon import SqlStore
+    from tests.sim.engine import Process, Sim
+
+COLUMNS: Final = (
+    "exec_id",
+    "ti_id",
+    "kind",
+    "try_number",
+    "owner_job_id",
+    "desired",
+    "desired_at",
+    "refused",
+    "acked_version",
+    "phase",
+    "version",
+    "attempt",
+    "start_failures",
+    "intent_at",
+    "task_arn",
+    "ecs_version",
+    "exit_code",
+    "stop_code",
+    "reason",
+    "params",
+    "created_at",
+)
+_WRITES: Final = frozenset({"hold", "release", "save", "prune"})
+_REMEMBERED: Final = frozenset({"in_phase", "launching", "unwanted", "failed_starts", "find"})
+"""Reads whose answer depends on the table alone: while it has not changed they need not be asked again."""
+
+
+class _Shared:
+    """One SQLite connection for all universes of this operating system's process: making tables takes long."""
+
+    def __init__(self) -> None:
+        self.now: Callable[[], datetime] = lambda: EPOCH
+        self.noted: Callable[..., None] | None = None
+        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        event.listen(self.engine, "connect", self._prepare)
+        metadata.create_all(self.engine)
+        old, new = (", ".join(f"{side}.{column}" for column in COLUMNS) for side in ("OLD", "NEW"))
+        none = ", ".join("NULL" for _ in COLUMNS)
+        with self.engine.begin() as conn:
+            for operation, before, after in (("INSERT", none, new), ("UPDATE", old, new), ("DELETE", old, none)):
+                conn.exec_driver_sql(
+                    f"CREATE TRIGGER note_{operation} AFTER {operation} ON ecs_workload "
+                    f"BEGIN SELECT note({before}, {after}); END"
+                )
+
+        self.connection = self.engine.connect()
+
+    def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.create_function("strftime", -1, self._strftime)
+        connection.create_function("note", -1, self._note)
+
+    def _strftime(self, _format: str, _now: str, modifier: str = "0 seconds") -> str:
+        moment = self.now() + timedelta(seconds=float(modifier.split(maxsplit=1)[0]))
+        return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+    def _note(self, *values: Any) -> None:
+        if self.noted:
+            self.noted(values[: len(COLUMNS)], values[len(COLUMNS) :])
+
+
+class _OneConnection:
+    """What a store needs of an engine. There is only one connection, so it need not be fetched and given back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execution_options(self, **_: Any) -> _OneConnection:
+        return self
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with self._connection.begin():
+            yield self._connection
+
+    connect = begin
+
+
+_shared: _Shared | None = None
+
+
+@dataclass
+class Weather:
+    """How the database treats those who ask. Shares of calls; `down` refuses all."""
+
+    down: bool = False
+    refuses: float = 0.0
+    """Not done, and an error."""
+    forgets: float = 0.0
+    """Done, and an error all the same."""
+
+
+class DatabaseDown(Exception):
+    """What the shim's side of the code meets when the database is down."""
+
+
+class Database:
+    """The tables, empty at first."""
+
+    def __init__(self, sim: Sim, skew: float) -> None:
+        global _shared  # noqa: PLW0603 - see _Shared
+        self.sim, self.skew = sim, skew
+        _shared = _shared or _Shared()
+        self.engine: Any = _OneConnection(_shared.connection)
+        self.weather = Weather()
+        self.generation = 0
+        self._noted: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
+        _shared.noted = None
+        with self.engine.begin() as conn:
+            for table in metadata.sorted_tables:
+                conn.exec_driver_sql(f"DELETE FROM {table.name}")
+        _shared.now, _shared.noted = self.now, lambda before, after: self._noted.append((before, after))
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.sim.now + self.skew)
+
+    def committed(self, writer: str, via: str, epoch: int | None = None) -> None:
+        """Tell the trace what the transaction that has just ended wrote."""
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+        self.generation += 1
+        for before, after in noted:
+            old = None if before[0] is None else dict(zip(COLUMNS, before, strict=True))
+            new = None if after[0] is None else dict(zip(COLUMNS, after, strict=True))
+            self.sim.note("row", who=writer, via=via, epoch=epoch, old=old, new=new)
+        self.sim.happen()
+
+    def refused(self) -> bool:
+        """Whether the database refuses this transaction."""
+        return self.weather.down or self._chance(self.weather.refuses)
+
+    def forgotten(self) -> bool:
+        """Whether this transaction's answer is lost on its way."""
+        return self.weather.down or self._chance(self.weather.forgets)
+
+    def _chance(self, share: float) -> bool:
+        return share > 0 and self.sim.chance.random() < share
+
+    @contextmanager
+    def transaction(self, process: Process, via: str) -> Iterator[Connection]:
+        """One transaction of a scheduler. What happens in the block is atomic: there is no seam within."""
+        process.seam(f"{via}: begin")
+        if self.refused():
+            raise DatabaseDown(via)
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except BaseException:
+            self._noted.clear()
+            raise
+        self.committed(process.name, via)
+        if self.forgotten():
+            self.sim.note("commit_unknown", who=process.name, via=via)
+            raise DatabaseDown(f"{via}: the commit's answer was lost")
+        process.seam(f"{via}: committed")
+
+    # -- for the chaos --------------------------------------------------------------------------------------------
+
+    def backup(self) -> bytes:
+        return self._raw().serialize()
+
+    def restore(self, backup: bytes) -> None:
+        self._raw().deserialize(backup)
+        self.generation += 1
+        self._noted.clear()
+
+    def rows(self) -> list[dict[str, Any]]:
+        with self.engine.connect() as conn:
+            found = conn.exec_driver_sql(f"SELECT {', '.join(COLUMNS)} FROM ecs_workload ORDER BY exec_id")
+            return [dict(row) for row in found.mappings()]
+
+    def delete(self, exec_id: str) -> None:
+        """Somebody deletes a row by hand."""
+        with self.engine.begin() as conn:
+            conn.exec_driver_sql("DELETE FROM ecs_workload WHERE exec_id = ?", (exec_id,))
+        self.committed("somebody", "by hand")
+
+    def _raw(self) -> sqlite3.Connection:
+        with self.engine.connect() as conn:
+            raw: Any = conn.connection.dbapi_connection
+            assert isinstance(raw, sqlite3.Connection)
+            return raw
+
+
+class StorePort:
+    """The `Store` seam of one replica, with a seam of the simulation before and after each method."""
+
+    def __init__(self, process: Process, database: Database, store: SqlStore) -> None:
+        self._process, self._database, self._store = process, database, store
+        self._remembered: dict[Any, Any] = {}
+        self._generation = -1
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        def call(*arguments: Any) -> Any:
+            return self._call(name, method, arguments)
+
+        return call
+
+    def _call(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        process, database = self._process, self._database
+        process.seam(f"store.{name}")
+        if database.refused():
+            raise StoreUnavailable(f"store.{name}: the database is down")
+        if name in _WRITES:
+            epoch = getattr(arguments[-1], "epoch", None)
+            try:
+                answer = method(*arguments)
+            except BaseException as error:
+                database._noted.clear()
+                database.sim.note("refused_write", who=process.name, via=name, why=type(error).__name__, epoch=epoch)
+                raise
+            database.committed(process.name, name, epoch)
+            if name == "save" and len(answer) < len(arguments[0]):
+                database.sim.note("overtaken", who=process.name, lost=len(arguments[0]) - len(answer))
+            if database.forgotten():
+                database.sim.note("commit_unknown", who=process.name, via=name)
+                raise StoreUnavailable(f"store.{name}: the commit's answer was lost")
+        else:
+            answer = self._read(name, method, arguments)
+        process.seam(f"store.{name} done")
+        return answer
+
+    def _read(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if name not in _REMEMBERED:
+            return method(*arguments)
+        if self._generation != self._database.generation:
+            self._generation = self._database.generation
+            self._remembered.clear()
+        key = (name, tuple(tuple(sorted(a)) if isinstance(a, set) else a for a in arguments))
+        known = self._remembered.get(key)
+        if known is None:
+            known = self._remembered[key] = method(*arguments)
+            return known
+        return Snapshot(self._database.now(), known.workloads)
