@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 UV := .tools/bin/uv
 BIN := .venv/bin
+COMPILE = $(UV) pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 .DEFAULT_GOAL := help
 
 help: ## Show what can be done here
@@ -33,13 +34,10 @@ format: .venv/.installed ## Format the code, mend what ruff can mend
 docs: .venv/.installed ## Write the pages that are made from the code
 	@$(BIN)/python -m tests.tools.options_page
 
-lock: $(UV) ## Resolve the dependencies anew and write the hashed locks
-	@for v in 3.2 3.3; do \
-	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --extra dev pyproject.toml -c requirements/airflow-$$v.in -o requirements/airflow-$$v.txt; \
-	done
-	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  requirements/uv.in -o requirements/uv.txt
+lock: $(UV) ## Write the hashed locks (ARGS=--upgrade for the newest versions)
+	@$(COMPILE) --extra dev --extra otel --extra amazon pyproject.toml -c requirements/airflow-3.3.in -o requirements/airflow-3.3.txt
+	@$(COMPILE) --extra dev --extra otel pyproject.toml -c requirements/airflow-3.2.in -o requirements/airflow-3.2.txt
+	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 
 clean: ## Remove the environments and what was built
 	@rm -rf .venv .venv-3.2 .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
