@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV := .tools/bin/uv
 BIN := .venv/bin
 COMPILE = $(UV) pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+# Most of the long tests wait for Airflow, so one more than there are cores.
+WORKERS ?= 3
 .DEFAULT_GOAL := help
 
 help: ## Show what can be done here
@@ -20,7 +22,7 @@ check: .venv/.installed ## Lint, types, import contracts
 	@echo "== import contracts" && $(BIN)/lint-imports --no-cache
 
 test: check .venv-3.2/.installed ## check, and every test: units, store, local ECS, Airflow 3.2 and 3.3 (ARGS=-x)
-	@echo "== tests" && $(BIN)/python -m pytest $(ARGS)
+	@echo "== tests" && $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: .venv/.installed ## The tests that start no Airflow
 	@$(BIN)/python -m pytest -m "not airflow" $(ARGS)

@@ -145,7 +145,11 @@ class Scenarios:
         return scenario
 
 
-@pytest.fixture(scope="session", params=["3.3", "3.2"])
+VERSIONS = [pytest.param(version, marks=pytest.mark.xdist_group(f"airflow-{version}")) for version in ("3.3", "3.2")]
+"""A stack of each version, and one worker for all that share it: a second stack would cost half a minute."""
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything up, and the DAGs parsed."""
     directory = tmp_path_factory.mktemp(f"airflow-{request.param}")
