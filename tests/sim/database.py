@@ -17,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.task import Snapshot
 from reconciler.store.schema import metadata
+from tests.sim.sql import FastConnection
 from tests.world import EPOCH
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class _Shared:
                     f"BEGIN SELECT note({before}, {after}); END"
                 )
 
-        self.connection = self.engine.connect()
+        self.connection = FastConnection(self.engine.connect())
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("strftime", -1, self._strftime)
@@ -87,23 +88,6 @@ class _Shared:
     def _note(self, *values: Any) -> None:
         if self.noted:
             self.noted(values[: len(COLUMNS)], values[len(COLUMNS) :])
-
-
-class _OneConnection:
-    """What a store needs of an engine. There is only one connection, so it need not be fetched and given back."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def execution_options(self, **_: Any) -> _OneConnection:
-        return self
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        with self._connection.begin():
-            yield self._connection
-
-    connect = begin
 
 
 _shared: _Shared | None = None
@@ -131,7 +115,7 @@ class Database:
         global _shared  # noqa: PLW0603 - see _Shared
         self.sim, self.skew = sim, skew
         _shared = _shared or _Shared()
-        self.engine: Any = _OneConnection(_shared.connection)
+        self.engine: Any = _shared.connection
         self.weather = Weather()
         self.generation = 0
         self._noted: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
@@ -188,29 +172,23 @@ class Database:
     # -- for the chaos --------------------------------------------------------------------------------------------
 
     def backup(self) -> bytes:
-        return self._raw().serialize()
+        return self.engine.raw.serialize()
 
     def restore(self, backup: bytes) -> None:
-        self._raw().deserialize(backup)
+        self.engine.raw.deserialize(backup)
         self.generation += 1
         self._noted.clear()
 
     def rows(self) -> list[dict[str, Any]]:
         with self.engine.connect() as conn:
             found = conn.exec_driver_sql(f"SELECT {', '.join(COLUMNS)} FROM ecs_workload ORDER BY exec_id")
-            return [dict(row) for row in found.mappings()]
+            return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
     def delete(self, exec_id: str) -> None:
         """Somebody deletes a row by hand."""
         with self.engine.begin() as conn:
             conn.exec_driver_sql("DELETE FROM ecs_workload WHERE exec_id = ?", (exec_id,))
         self.committed("somebody", "by hand")
-
-    def _raw(self) -> sqlite3.Connection:
-        with self.engine.connect() as conn:
-            raw: Any = conn.connection.dbapi_connection
-            assert isinstance(raw, sqlite3.Connection)
-            return raw
 
 
 class StorePort:
