@@ -74,6 +74,8 @@ _OPEN: Final = select(
     _w.owner_job_id == bindparam("job_id"),
     schema.opened(schema.workloads),
 )
+_OPEN_OF_NO_TEAM: Final = _OPEN.where(_w.team.is_(None))
+_OPEN_OF_TEAM: Final = _OPEN.where(_w.team == bindparam("team"))
 
 
 def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload] | None = None) -> dict[str, Workload]:
@@ -81,8 +83,11 @@ def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload
 
     There may be a thousand, and a scheduler waits: those in `known` that have not changed are not made anew.
     """
-    team = _w.team.is_(None) if owner.team is None else _w.team == owner.team
-    rows = connection.execute(_OPEN.where(team), {"deployment": owner.deployment, "job_id": owner.job_id}).all()
+    wanted = {"deployment": owner.deployment, "job_id": owner.job_id}
+    if owner.team is None:
+        rows = connection.execute(_OPEN_OF_NO_TEAM, wanted).all()
+    else:
+        rows = connection.execute(_OPEN_OF_TEAM, wanted | {"team": owner.team}).all()
     found: dict[str, Workload] = {}
     for exec_id, phase, desired, kind, ti_id, *key in rows:
         w = known.get(exec_id) if known else None

@@ -16,8 +16,7 @@ from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease
 from reconciler.store import statements
 from reconciler.store.engine import translated, writing
-from reconciler.store.rows import batches, insert_into, read, read_now, snapshot, status_of
-from reconciler.store.schema import attempts
+from reconciler.store.rows import batches, read, read_now, snapshot, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -186,7 +185,7 @@ class SqlStore:
         """Open an attempt for each intent; note the ARN and the end of the others."""
         opened = [_attempt(new, lease) for old, new in won if _is_intent(old, new)]
         if opened:
-            conn.execute(insert_into(conn, attempts).on_conflict_do_nothing(), opened)
+            conn.execute(statements.OPEN_ATTEMPT[conn.dialect.name], opened)
         noted = [
             {
                 "id": old.exec_id,

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Double, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -17,10 +16,10 @@ from reconciler.store.schema import SPEC_VERSION, UtcDateTime, workloads
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from sqlalchemy import BindParameter, Connection, ScalarSelect, Select, Table
+    from sqlalchemy import BindParameter, Connection, ScalarSelect, Select
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "batches", "insert_into", "now", "read", "read_now", "row_of"]
+__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "batches", "now", "read", "read_now", "row_of"]
 __all__ += ["seconds", "snapshot", "status_of"]
 
 _KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
@@ -111,11 +110,6 @@ def snapshot(conn: Connection, statement: Select[Any], **parameters: Any) -> Sna
     """The same with the clock, which is read first, so that an age is never too great."""
     at = read_now(conn)
     return Snapshot(at, tuple(read(conn, statement, **parameters)))
-
-
-def insert_into(conn: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that knows ON CONFLICT, in this database's dialect. Both spell it alike."""
-    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def batches(ids: Collection[str]) -> Iterator[list[str]]:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Integer, bindparam, exists, func, literal_column, or_, select, true, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import Desired, Phase
 from reconciler.store import schema
-from reconciler.store.rows import LIGHT, DbNow, batches, insert_into, now, row_of, seconds, snapshot
+from reconciler.store.rows import LIGHT, DbNow, batches, now, row_of, seconds, snapshot
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import timedelta
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Executable
 
     from reconciler.core.task import Snapshot, Workload
 
@@ -48,16 +49,21 @@ class Demand:
     """Some replica holds a lease of this deployment."""
 
 
+def _insert(insert: sqlite.Insert | postgresql.Insert) -> Executable:
+    stamped = insert.values(created_at=DbNow(), updated_at=DbNow())
+    return stamped.on_conflict_do_nothing(index_elements=[_w.exec_id])
+
+
+_INSERT: Final = {
+    "sqlite": _insert(sqlite.insert(workloads)),
+    "postgresql": _insert(postgresql.insert(workloads)),
+}
+
+
 def insert(conn: Connection, new: Sequence[Workload]) -> None:
     """Queue workloads: PENDING, or FAILED_START if rejected at once. One that is there already stays as it is."""
-    if not new:
-        return
-    statement = (
-        insert_into(conn, workloads)
-        .values(created_at=DbNow(), updated_at=DbNow())
-        .on_conflict_do_nothing(index_elements=[_w.exec_id])
-    )
-    conn.execute(statement, [row_of(w) for w in sorted(new, key=lambda w: w.exec_id)])
+    if new:
+        conn.execute(_INSERT[conn.dialect.name], [row_of(w) for w in sorted(new, key=lambda w: w.exec_id)])
 
 
 _UNDELIVERED: Final = (

@@ -192,6 +192,10 @@ UPDATE: Final = (
 """The compare-and-swap. It writes the daemon's columns and none of the shim's, but for the one reset."""
 INTEND: Final = UPDATE.where(_unbarred())
 """The same, behind the barrier."""
+OPEN_ATTEMPT: Final = {
+    "sqlite": sqlite.insert(attempts).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(attempts).on_conflict_do_nothing(),
+}
 NOTE_ATTEMPT: Final = (
     update(attempts)
     .where(attempts.c.exec_id == bindparam("id"), attempts.c.attempt == bindparam("number"))
