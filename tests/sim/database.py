@@ -176,6 +176,7 @@ class Database:
 
     def restore(self, backup: bytes) -> None:
         self.engine.raw.deserialize(backup)
+        self.engine.forget()
         self.generation += 1
         self._noted.clear()
 

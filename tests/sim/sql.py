@@ -115,6 +115,8 @@ class FastConnection:
         self.raw: sqlite3.Connection = raw
         self._execute = raw.execute
         self._writing = False
+        self._known: dict[tuple[Any, ...], Result] = {}
+        """What was read since the last write, and will be the same if it is read again."""
 
     def execution_options(self, **_: Any) -> FastConnection:
         return self
@@ -135,9 +137,15 @@ class FastConnection:
     def _end(self, how: str) -> None:
         if self._writing:
             self._writing = False
+            self._known.clear()
             self._execute(how)
 
+    def forget(self) -> None:
+        """Somebody changed the tables behind this connection's back."""
+        self._known.clear()
+
     def _write(self) -> None:
+        self._known.clear()
         if not self._writing:
             self._writing = True
             self._execute("BEGIN")
@@ -155,14 +163,24 @@ class FastConnection:
         if many:
             each = [prepared.filled(one) for one in cast("Sequence[Mapping[str, Any]]", parameters)]
             return Result((), self.raw.executemany(each[0][0], [values for _, values in each]).rowcount)
-        cursor = self._execute(*prepared.filled(some))
-        return Result(prepared.rows(cursor.fetchall()), cursor.rowcount)
+        text, values = prepared.filled(some)
+        if prepared.writes or "strftime" in text:  # which is the clock
+            cursor = self._execute(text, values)
+            return Result(prepared.rows(cursor.fetchall()), cursor.rowcount)
+        read = (text, *values)
+        known = self._known.get(read)
+        if known is None:
+            known = self._known[read] = Result(prepared.rows(self._execute(text, values).fetchall()), -1)
+        return known
 
     def exec_driver_sql(self, text: str, parameters: Sequence[Any] = ()) -> Result:
         if not text.startswith("SELECT"):
             self._write()
-        cursor = self._execute(text, parameters)
-        return Result(cursor.fetchall(), cursor.rowcount)
+            return Result((), self._execute(text, parameters).rowcount)
+        known = self._known.get((text, *parameters))
+        if known is None:
+            known = self._known[text, *parameters] = Result(self._execute(text, parameters).fetchall(), -1)
+        return known
 
     def _prepare(
         self, key: tuple[int, bool, tuple[str, ...]], statement: Any, some: Mapping[str, Any]
