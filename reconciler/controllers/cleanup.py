@@ -77,10 +77,15 @@ class Cleanup:
 
     def _ended(self, w: Workload, task: EcsTask | None, now: datetime) -> Workload | None:
         """What a suspect becomes, as ECS shows it now. None: it may go on, or the sweep will say that it stopped."""
-        if task and task.stopped:
+        if task is None:
+            # Late cannot be said of what ECS does not show: it may run for long. The sweep calls it lost in time, but
+            # not while ECS hides so many that its breaker holds.
+            reason = decide.unwanted(w, now, self._policy, may_run=True)
+        elif task.stopped:
             return None
-        seen = (task and decide.observed(w, task, now)) or w
-        reason = self._why(seen, now, may_run=task is None or seen.phase is Phase.RUNNING)
+        else:
+            seen = decide.observed(w, task, now) or w
+            reason = self._why(seen, now, may_run=seen.phase is Phase.RUNNING)
         return decide.stopping(w, now, reason) if reason else None
 
     def _why(self, w: Workload, now: datetime, *, may_run: bool) -> str | None:

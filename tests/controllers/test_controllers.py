@@ -576,6 +576,22 @@ class TestCleanup:
         world.run(5)
         assert world.row("a").phase is Phase.RUNNING
 
+    def test_a_start_that_ecs_does_not_show_is_not_called_late(self) -> None:
+        """A fleet that has just started, and then ECS hides it: its containers run."""
+        world = World()
+        world.behaviour.seconds = 7200
+        names = [f"w{n}" for n in range(12)]
+        world.queue(*names)
+        world.run_until(lambda: {world.row(name).phase for name in names} == {Phase.STARTED})
+        for task in world.tasks():
+            world.model.faults.hide(task["taskArn"])
+        world.run(1200, step=10)
+        assert {world.row(name).phase for name in names} == {Phase.STARTED}
+        world.model.faults.clear()
+        world.run(10)
+        assert {world.row(name).phase for name in names} == {Phase.RUNNING}
+        world.close()
+
     def test_an_unwanted_launch_with_a_lost_answer_is_found_and_stopped(self, world: World) -> None:
         world.behaviour.seconds = 7200
         world.model.faults.on_call("RunTask", ResponseLost(), after_effect=True, times=3)

@@ -98,6 +98,8 @@ class Checker:
     ever_admitted: bool = False
     restored: bool = False
     hidden: bool = False
+    """ECS showed nothing, of so few tasks that the breaker cannot judge."""
+    ever_hidden: bool = False
     calls: deque[float] = field(default_factory=deque)
 
     def check(self, trace: Iterable[dict[str, Any]]) -> list[Violation]:
@@ -205,7 +207,9 @@ class Checker:
 
     def _lost(self, row: dict[str, Any]) -> None:
         known = [task for task in self.launches.get((row["exec_id"], row["attempt"]), []) if not task.forgotten]
-        if known and not self.hidden and not self.restored:
+        # While ECS shows nothing, what nobody wants any more is not waited for: the orphan sweep ends it.
+        unwanted = self.ever_hidden and row["desired"] == "STOP"
+        if known and not self.hidden and not unwanted and not self.restored:
             self.broken("I23 LOST only if ECS knows nothing", f"{row['exec_id']}: ECS knows {known[0].arn}",
                         row["exec_id"], known[0].arn)  # fmt: skip
 
@@ -439,6 +443,7 @@ class Checker:
 
     def on_hidden(self, event: dict[str, Any]) -> None:
         """The breaker needs ten tasks. With fewer, what is hidden for long is believed to be gone."""
+        self.ever_hidden = True
         self.hidden = self.hidden or event["live"] < 14
 
     def on_unforeseen(self, event: dict[str, Any]) -> None:

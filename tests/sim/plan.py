@@ -1,6 +1,8 @@
 """What one seed makes of the universe: an explicit list of what goes wrong and when, which can be read and cut down.
 
-Swarm testing: each seed enables a random part of all kinds of trouble, because too much of one hides another.
+Swarm testing: each seed enables a random part of all kinds of trouble, because too much of one hides another. Most
+universes are small; some are large, because some faults need an hour; and some begin with a fleet, because the breakers
+judge only what many tasks show.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ _SEAMS: Final = {
 """Where it hurts: labels of seams, or beginnings of them."""
 OUTAGES: Final = (120.0, 660.0, 2700.0, 2700.0)
 """Seconds for which ECS or the API server is away: two, eleven and forty-five minutes."""
+
+
+_LONG: Final = frozenset(
+    {"answers", "away after an answer", "slow call", "slow listing", "no scheduler", "no daemon", "restored", "hidden"}
+)
+"""Kinds of trouble that need more time than a small universe has."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +130,17 @@ class Plan:
 def plan(seed: int) -> Plan:
     """The universe of a seed."""
     rng = random.Random(f"plan/{seed}")
-    chaos = rng.choice([0.75, 1.0, 1.5, 1.75]) * HOUR
-    kinds = [kind for kind in _KINDS if rng.random() < 0.2]
-    # Breakers need many tasks that run at once.
-    many = bool({"hidden", "restored"} & set(kinds)) and rng.random() < 0.7
-    count = rng.choice([13, 16]) if many else rng.choice([1, 2, 4, 6, 6, 8, 8, 12])
-    long = rng.random() < (0.6 if many else 0.15)
-    tasks = tuple(_task(rng, n, chaos, long=long) for n in range(1, count + 1))
+    size = rng.choices(("small", "large", "fleet"), weights=(60, 36, 4))[0]
+    small, fleet = size == "small", size == "fleet"
+    chaos = (rng.choice([0.4, 0.5, 0.6]) if small else rng.choice([0.75, 1.0, 1.5, 1.75])) * HOUR
+    kinds = [kind for kind in _KINDS if rng.random() < 0.2 and not (small and kind in _LONG)]
+    if fleet:
+        kinds = sorted({*(kind for kind in kinds if rng.random() < 0.3), rng.choice(["hidden", "restored"])})
+    if not kinds:
+        kinds = [rng.choice([kind for kind in _KINDS if kind not in _LONG])]
+    count = rng.choice({"small": [1, 2, 2, 3, 4], "large": [2, 4, 6, 6, 8, 12], "fleet": [14, 16]}[size])
+    long = rng.random() < {"small": 0.0, "large": 0.15, "fleet": 0.8}[size]
+    tasks = tuple(_task(rng, n, chaos, long=long, at_once=fleet) for n in range(1, count + 1))
     callbacks = tuple((rng.random() * chaos * 0.7, rng.choice([0, 0, 1])) for _ in range(rng.choice([0, 0, 0, 1, 2])))
     troubles: list[Trouble] = []
     for kind in kinds:
@@ -141,7 +153,7 @@ def plan(seed: int) -> Plan:
         troubles=tuple(sorted(troubles, key=lambda trouble: trouble.at)),
         latency=rng.choice([0.05, 0.2, 1.0, 5.0]),
         pace=rng.choice([12.0, 25.0, 40.0]),
-        max_running_tasks=50 if many else rng.choice([2, 4, 50, 50]),
+        max_running_tasks=50 if fleet else rng.choice([2, 4, 50, 50]),
         lease_seconds=rng.choice([150.0, 300.0, 600.0]),
         listing_interval=rng.choice([60.0, 120.0, 240.0]),
         lags=rng.choice([(0.0, 0.0), (0.0, 0.0), (3.0, 10.0), (45.0, 60.0), (0.0, 280.0), (200.0, 280.0)]),
@@ -159,7 +171,7 @@ def _skews(rng: random.Random) -> tuple[float, float, float]:
     return (round(rng.uniform(-60, 60), 1), round(rng.uniform(-60, 60), 1), round(rng.uniform(-20, 20), 1))
 
 
-def _task(rng: random.Random, number: int, chaos: float, *, long: bool) -> Task:
+def _task(rng: random.Random, number: int, chaos: float, *, long: bool, at_once: bool) -> Task:
     def seconds() -> float:
         return 2 * HOUR if long else round(rng.choice([5.0, 30.0, 200.0, 900.0, 2400.0]) * (0.5 + rng.random()), 1)
 
@@ -169,7 +181,7 @@ def _task(rng: random.Random, number: int, chaos: float, *, long: bool) -> Task:
     program = (*((seconds(), outcome) for outcome in outcomes), (seconds(), "success"))
     return Task(
         name=f"t{number}",
-        born=round(rng.choice([0.0, rng.random() * chaos * 0.8]), 1),
+        born=0.0 if at_once else round(rng.choice([0.0, rng.random() * chaos * 0.8]), 1),
         program=program,
         retries=rng.choice([0, 1, 2]),
         priority=rng.choice([1, 1, 5]),
