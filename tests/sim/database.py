@@ -5,7 +5,6 @@ A trigger tells the trace of every write to a row, before and after, whatever th
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from tests.sim.sql import FastConnection
 from tests.world import EPOCH
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
@@ -172,7 +172,8 @@ class Database:
     # -- for the chaos --------------------------------------------------------------------------------------------
 
     def backup(self) -> bytes:
-        return self.engine.raw.serialize()
+        taken: bytes = self.engine.raw.serialize()
+        return taken
 
     def restore(self, backup: bytes) -> None:
         self.engine.raw.deserialize(backup)

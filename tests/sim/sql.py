@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,7 +55,8 @@ class _Prepared:
         columns = compiled._result_columns
         processors = [column.type._cached_result_processor(compiled.dialect, None) for column in columns]
         self._processors = [(n, processor) for n, processor in enumerate(processors) if processor is not None]
-        self._row = namedtuple("Row", [column.keyname for column in columns], rename=True) if columns else None  # type: ignore[misc] # noqa: PYI024 - its columns are known only now
+        names = [column.keyname for column in columns]
+        self._row: Any = namedtuple("Row", names, rename=True) if columns else None
         self._expanding = [compiled.bind_names[bind] for bind in compiled.post_compile_params]
         self._texts: dict[tuple[int, ...], tuple[str, list[tuple[str, Any, Processor | None]]]] = {}
 
@@ -77,11 +78,11 @@ class _Prepared:
         compiled = self._compiled
         binds, values = compiled.binds, compiled.construct_params(_check=False)
         processors: Any = compiled._bind_processors
-        text, names = compiled.string, compiled.positiontup or ()
+        text, names = compiled.string, list(compiled.positiontup or ())
         keys = {name: binds[name].key for name in binds}
         if lengths:
             state = compiled._process_parameters_for_postcompile(compiled.construct_params(parameters, _check=False))
-            text, names, processors = state.statement, state.positiontup or (), {**processors, **state.processors}
+            text, names, processors = state.statement, list(state.positiontup or ()), {**processors, **state.processors}
             for name, expanded in state.parameter_expansion.items():
                 keys |= {each: f"{name} {n}" for n, each in enumerate(expanded)}
         made = text, [(keys[name], values.get(name), processors.get(name)) for name in names]
@@ -151,17 +152,17 @@ class FastConnection:
             self._execute("BEGIN")
 
     def execute(
-        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+        self, statement: Executable, parameters: Mapping[str, Any] | list[Mapping[str, Any]] | None = None
     ) -> Result:
         many = isinstance(parameters, list)
-        some: Mapping[str, Any] = cast("Any", parameters[0] if many else parameters or {})
+        some = parameters[0] if isinstance(parameters, list) else parameters or {}
         key = (id(statement), many, tuple(some))
         # The statement is kept with what it was compiled to: its id is its own as long as it lives.
         _, prepared = self._prepared.get(key) or self._prepare(key, statement, some)
         if prepared.writes:
             self._write()
-        if many:
-            each = [prepared.filled(one) for one in cast("Sequence[Mapping[str, Any]]", parameters)]
+        if isinstance(parameters, list):
+            each = [prepared.filled(one) for one in parameters]
             return Result((), self.raw.executemany(each[0][0], [values for _, values in each]).rowcount)
         text, values = prepared.filled(some)
         if prepared.writes or "strftime" in text:  # which is the clock
