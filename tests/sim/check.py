@@ -92,6 +92,8 @@ class Checker:
     ended_at: dict[str, float] = field(default_factory=dict)
     owned_at: dict[str, float] = field(default_factory=dict)
     synced: dict[int, float] = field(default_factory=dict)
+    upkept: dict[int, float] = field(default_factory=dict)
+    """When each scheduler last delivered, and last compared all its open rows, with nothing in its way."""
     epoch: int = 0
     faulty: set[str] = field(default_factory=set)
     """Task instances whose starts were made to fail or to hang."""
@@ -418,10 +420,14 @@ class Checker:
 
     def on_synced(self, event: dict[str, Any]) -> None:
         job = event["job"]
-        since = self.synced.get(job, float("-inf"))
+        # What is given back is acknowledged at once: should its commit's answer be lost, only upkeep lets go of it.
+        since = {False: self.synced.get(job, float("-inf")), True: float("-inf")}
         if not event["ok"]:
             return
         self.synced[job] = self.t
+        if event["upkept"]:
+            since[True] = self.upkept.get(job, float("-inf"))
+            self.upkept[job] = self.t
         for name, tries in event["held"]:
             if name in self.excused:
                 continue
@@ -430,8 +436,9 @@ class Checker:
             if not rows or rows[-1]["owner_job_id"] != job or rows[-1]["refused"] or self.restored:
                 continue
             newest = rows[-1]["exec_id"]
-            if self.owned_at[newest] < since and all(
-                self.ended_at.get(row["exec_id"], float("inf")) < since for row in rows
+            before = since[rows[-1]["phase"] == "CANCELLED"]
+            if self.owned_at[newest] < before and all(
+                self.ended_at.get(row["exec_id"], float("inf")) < before for row in rows
             ):
                 self.broken("I24 what has ended holds no slot", f"{name} of job {job}", name)
 

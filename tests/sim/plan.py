@@ -1,8 +1,8 @@
 """What one seed makes of the universe: an explicit list of what goes wrong and when, which can be read and cut down.
 
 Swarm testing: each seed enables a random part of all kinds of trouble, because too much of one hides another. Most
-universes are small; some are large, because some faults need an hour; and some begin with a fleet, because the breakers
-judge only what many tasks show.
+universes are small; some are large, because some faults need an hour; some have a single such trouble and no other; and
+some begin with a fleet, because the breakers judge only what many tasks show.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Plan:
     salt: int = 0
     chaos: float = 1.5 * HOUR
     """Seconds of trouble, before everything heals."""
+    kinds: tuple[str, ...] = ()
+    """The kinds of trouble it was made of."""
     tasks: tuple[Task, ...] = ()
     callbacks: tuple[tuple[float, int], ...] = ()
     troubles: tuple[Trouble, ...] = ()
@@ -120,7 +122,7 @@ class Plan:
         settings = [
             f"{name} {value}"
             for name, value in vars(common).items()
-            if name not in ("seed", "salt", "tasks", "troubles", "callbacks") and value != getattr(Plan(0), name)
+            if name not in ("seed", "salt", "tasks", "troubles", "callbacks", "kinds") and value != getattr(Plan(0), name)
         ]
         head = f"seed {self.seed}.{self.salt}: {'; '.join(settings) or 'nothing special'}"
         callbacks = [f"{born:7.0f} s  a callback is born that exits {code}" for born, code in self.callbacks]
@@ -130,16 +132,20 @@ class Plan:
 def plan(seed: int) -> Plan:
     """The universe of a seed."""
     rng = random.Random(f"plan/{seed}")
-    size = rng.choices(("small", "large", "fleet"), weights=(60, 36, 4))[0]
+    size = rng.choices(("small", "large", "single", "fleet"), weights=(50, 30, 16, 4))[0]
     small, fleet = size == "small", size == "fleet"
     chaos = (rng.choice([0.4, 0.5, 0.6]) if small else rng.choice([0.75, 1.0, 1.5, 1.75])) * HOUR
     kinds = [kind for kind in _KINDS if rng.random() < 0.2 and not (small and kind in _LONG)]
-    if fleet:
+    if size == "single":
+        kinds, chaos = [rng.choice(sorted(_LONG))], rng.choice([1.0, 1.75, 1.75]) * HOUR
+    elif fleet:
         kinds = sorted({*(kind for kind in kinds if rng.random() < 0.3), rng.choice(["hidden", "restored"])})
     if not kinds:
         kinds = [rng.choice([kind for kind in _KINDS if kind not in _LONG])]
-    count = rng.choice({"small": [1, 2, 2, 3, 4], "large": [2, 4, 6, 6, 8, 12], "fleet": [14, 16]}[size])
-    long = rng.random() < {"small": 0.0, "large": 0.15, "fleet": 0.8}[size]
+    count = rng.choice(
+        {"small": [1, 2, 2, 3, 4], "large": [2, 4, 6, 6, 8, 12], "single": [2, 4, 6], "fleet": [14, 16]}[size]
+    )
+    long = rng.random() < {"small": 0.0, "large": 0.15, "single": 0.0, "fleet": 0.8}[size]
     tasks = tuple(_task(rng, n, chaos, long=long, at_once=fleet) for n in range(1, count + 1))
     callbacks = tuple((rng.random() * chaos * 0.7, rng.choice([0, 0, 1])) for _ in range(rng.choice([0, 0, 0, 1, 2])))
     troubles: list[Trouble] = []
@@ -147,6 +153,7 @@ def plan(seed: int) -> Plan:
         troubles += _KINDS[kind](rng, chaos, tasks)
     return Plan(
         seed=seed,
+        kinds=tuple(kinds),
         chaos=chaos,
         tasks=tasks,
         callbacks=callbacks,
@@ -242,18 +249,26 @@ def _slow_call(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
 
 
 def _slow_listing(rng: random.Random, chaos: float, tasks: Any) -> list[Trouble]:
-    """A listing is read long after it was made, while answers are lost."""
-    at = round(rng.random() * chaos * 0.2, 1)
+    """A listing is read long after it was made, while answers are lost.
+
+    In half of them it is a listing that may prove absence: some launch, which was never made, is too old by then to be
+    sent again; others are made while the listing waits to be read.
+    """
+    proves = rng.random() < 0.5
+    at = round(rng.random() * (30.0 if proves else chaos * 0.2), 1)
     args = {
         "kind": "daemon",
         "seams": 1,
-        "where": rng.choice(["ListTasks: answered", "store.in_phase", "store.find"]),
+        "where": "ListTasks: answered" if proves else rng.choice(["ListTasks: answered", "store.in_phase", "store.find"]),
         "seconds": rng.choice([2500.0, 2900.0, 3300.0]),
         "whole": False,
     }
-    lost = {"seconds": 3300.0, "mode": "lost_after", "operation": "RunTask", "share": 1.0}
-    stalls = [Trouble(at, "a process stalls", {**args, "which": which}) for which in (0, 1)]
-    return [*stalls, Trouble(at, "ECS is flaky", lost)]
+    lost = {"seconds": 1290.0, "mode": "lost", "operation": "RunTask", "share": 1.0}
+    unheard = {"seconds": 3300.0, "mode": "lost_after", "operation": "RunTask", "share": 1.0}
+    later = at + 1300.0 if proves else at
+    stalls = [Trouble(later, "a process stalls", {**args, "which": which}) for which in (0, 1)]
+    troubles = [*stalls, Trouble(later, "ECS is flaky", unheard)]
+    return [*troubles, Trouble(at, "ECS is flaky", lost)] if proves else troubles
 
 
 def _no_scheduler(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:

@@ -121,13 +121,15 @@ class Scheduler:
         self._ok = self._now is not None
         with self._contained("late workloads"):
             self._write_late()
+        upkept = False
         if self._now is not None and self._upkeep_due.due(self._now):
             with self._contained("upkeep"):
                 self.upkeep.run(self._now)
+                upkept = True
         with self._contained("delivery"):
             self._now = self.delivery.deliver()
         held = sorted((key, 0) if isinstance(key, str) else (key.task_id, key.try_number) for key in self.running)
-        self.sim.note("synced", job=self.job.id, ok=self._ok, held=held)
+        self.sim.note("synced", job=self.job.id, ok=self._ok, upkept=upkept, held=held)
 
     def _read_demand(self) -> None:
         """The executor reads it once a second; here, where somebody asks for it."""

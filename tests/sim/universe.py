@@ -276,7 +276,7 @@ class Universe:
 
     def _some_task(self, which: float) -> str | None:
         live = [task.arn for task in self.aws.live() if task.status == "RUNNING"]
-        return live[int(which * len(live))] if live else None
+        return live[min(int(which * len(live)), len(live) - 1)] if live else None
 
     def _host_lost(self, args: dict[str, Any]) -> None:
         if arn := self._some_task(args["which"]):
@@ -293,7 +293,7 @@ class Universe:
     def _delete_row(self, args: dict[str, Any]) -> None:
         rows = self.database.rows()
         if rows:
-            self.database.delete(rows[int(args["which"] * len(rows))]["exec_id"])
+            self.database.delete(rows[min(int(args["which"] * len(rows)), len(rows) - 1)]["exec_id"])
 
     def _take_backup(self, _: dict[str, Any]) -> None:
         self._backup = self.database.backup(), self.airflow.backup()
