@@ -40,6 +40,8 @@ class TaskInstance:
     breaks: int
     """So many of its containers break before they come to call Airflow."""
     born: float
+    poison: bool = False
+    """Its `executor_config` is one that no launch can be made of."""
     incarnation: int = 1
     state: str | None = None
     try_number: int = 0

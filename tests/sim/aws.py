@@ -64,6 +64,8 @@ class Aws:
         self.runners: dict[tuple[str, str], Runner] = {}
         self.signature_lives = 300.0
         self._timer = float("inf")
+        self._shown: dict[str, list[Any]] = {}
+        """All that DescribeTasks ever answered of a task."""
         definition = {
             "family": FAMILY,
             "networkMode": "awsvpc",
@@ -164,6 +166,16 @@ class Aws:
         self.pump()
         self.sim.happen()
 
+    def remember(self, tasks: list[Any], *, stale: bool) -> list[Any]:
+        """Of each task what is known now, or anything that was known before."""
+        answer = []
+        for task in tasks:
+            shown = self._shown.setdefault(task["taskArn"], [])
+            if not shown or shown[-1]["version"] != task["version"]:
+                shown.append(task)
+            answer.append(self.chance.choice(shown) if stale else task)
+        return answer
+
     def live(self) -> list[Task]:
         return [task for task in self.model._tasks.known.values() if not task.stopped]
 
@@ -241,7 +253,9 @@ class Client:
                 process.seam(f"{operation}: refused")
                 raise _boto(error, operation) from error
             process.seam(f"{operation}: answered")
-            if mode == "works":
+            if operation == "DescribeTasks":
+                answer["tasks"] = aws.remember(answer["tasks"], stale=mode == "stale")
+            if mode in ("works", "stale"):
                 return _with_times(answer)
             aws.sim.note("answer_lost", who=process.name, operation=operation)
         if mode == "fails_after":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TERMINAL: Final = frozenset({"EXITED", "FAILED_START", "CANCELLED", "LOST"})
 MAX_ATTEMPTS: Final = 3
 SECRET: Final = "eyJ"
+WITHOUT_ROW: Final = 900.0
+"""Seconds in a healed world within which a QUEUED task instance has a row, or is taken back as stuck in QUEUED."""
 ACTIVE: Final = frozenset({"queued", "running", "restarting"})
 
 
@@ -53,6 +55,7 @@ class EcsTask:
     stop_code: str | None = None
     works: bool = False
     admitted: bool = False
+    admitted_at: float = 0.0
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Instance:
     ext: str | None = None
     succeeded: bool = False
     restarted_at: float = -1.0
+    queued_at: float = 0.0
 
 
 @dataclass
@@ -77,6 +81,7 @@ class Checker:
     of_ti: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, EcsTask] = field(default_factory=dict)
     launches: dict[tuple[str, int], list[EcsTask]] = field(default_factory=dict)
+    tokens: dict[tuple[str | None, int | None], str] = field(default_factory=dict)
     intents: dict[tuple[str, int], float] = field(default_factory=dict)
     left: dict[tuple[str, int], float] = field(default_factory=dict)
     tis: dict[str, Instance] = field(default_factory=dict)
@@ -89,6 +94,7 @@ class Checker:
     callbacks: dict[str, list[int]] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
     desired_at: dict[str, float] = field(default_factory=dict)
+    stopping_at: dict[str, float] = field(default_factory=dict)
     ended_at: dict[str, float] = field(default_factory=dict)
     owned_at: dict[str, float] = field(default_factory=dict)
     synced: dict[int, float] = field(default_factory=dict)
@@ -97,6 +103,9 @@ class Checker:
     epoch: int = 0
     faulty: set[str] = field(default_factory=set)
     """Task instances whose starts were made to fail or to hang."""
+    poisoned: set[str] = field(default_factory=set)
+    """Task instances that no launch can be made of."""
+    healed_at: float = float("inf")
     ever_admitted: bool = False
     restored: bool = False
     hidden: bool = False
@@ -107,6 +116,8 @@ class Checker:
     def check(self, trace: Iterable[dict[str, Any]]) -> list[Violation]:
         for event in trace:
             self.t = event["t"]
+            if _holds_a_secret(event):
+                self.broken("I21 no secret is stored or told", f"{event['kind']} holds a token", event.get("id"))
             handler = getattr(self, f"on_{event['kind']}", None)
             if handler is not None:
                 handler(event)
@@ -129,8 +140,6 @@ class Checker:
             self.of_ti.setdefault(exec_id.partition("-")[0], []).append(exec_id)
         if old is None or old["owner_job_id"] != new["owner_job_id"]:
             self.owned_at[exec_id] = self.t
-        if any(isinstance(value, str) and SECRET in value for value in new.values()):
-            self.broken("I21 no secret is stored", f"{exec_id} holds a token", exec_id)
         if old is None:
             return
         self._moves(old, new)
@@ -176,8 +185,10 @@ class Checker:
         if phase == "LAUNCHING":
             self.intents[exec_id, new["attempt"]] = self.t
             self._before_again(exec_id, new["attempt"] - 1)
-        elif phase == "STOPPING" and new["desired"] == "RUN":
-            self.late.add(exec_id)
+        elif phase == "STOPPING":
+            self.stopping_at[exec_id] = self.t
+            if new["desired"] == "RUN":
+                self.late.add(exec_id)
         elif phase == "EXITED":
             self._exited(new)
         elif phase == "LOST":
@@ -243,6 +254,11 @@ class Checker:
     def on_run_task(self, event: dict[str, Any]) -> None:
         self._rate()
         exec_id, attempt = event["id"], event["attempt"]
+        token = self.tokens.setdefault((exec_id, attempt), event["token"])
+        if token != event["token"] and not self.restored:
+            self.broken("I4 one token per launch", f"{exec_id} attempt {attempt} has two", exec_id)
+        if exec_id is not None and exec_id.partition("-")[0] in self.poisoned:
+            self.broken("W3 what is invalid is not sent", exec_id, exec_id)
         if event["result"] == "ATTRIBUTE":
             self.own_faults[exec_id] = self.own_faults.get(exec_id, 0) + 1
         if event["result"] != "created":
@@ -290,7 +306,11 @@ class Checker:
 
     def on_log_cut(self, event: dict[str, Any]) -> None:
         since = self.desired_at.get(event["id"])
-        if since is not None and self.t - since < 138 and event["id"] in self.rows:
+        # The stop of a start that nobody wants may have been decided before Airflow admitted it all the same.
+        task = self.tasks.get(event["arn"])
+        decided = self.stopping_at.get(event["id"], self.t)
+        late = task is not None and decided < task.admitted_at
+        if since is not None and self.t - since < 138 and event["id"] in self.rows and not late:
             self.broken("S3 logs are uploaded to their end", f"{event['id']} was cut off", event["id"], event["arn"])
 
     def on_stopped(self, event: dict[str, Any]) -> None:
@@ -322,6 +342,7 @@ class Checker:
         if task is None or not event["ok"]:
             return
         task.admitted = task.works = True
+        task.admitted_at = self.t
         task.ti = event["ti"]
         others = [o.arn for o in self.tasks.values() if o is not task and o.works and o.ti == event["ti"]]
         if others and not self.restored:
@@ -347,6 +368,9 @@ class Checker:
     def on_ti(self, event: dict[str, Any]) -> None:
         ti = self.tis.setdefault(event["name"], Instance())
         before, was_id = ti.state, ti.id
+        self._queued_until_now(event["name"], ti)
+        if event["state"] == "queued":
+            ti.queued_at = self.t
         ti.state, ti.id, ti.ext = event["state"], event["id"], event["ext"]
         why = event["why"]
         if ti.state == "restarting":
@@ -366,7 +390,7 @@ class Checker:
     def _failed(self, event: dict[str, Any], before: str | None, was_id: str) -> None:
         """Nothing fails without a cause that is its own."""
         why, name, ext = event["why"], event["name"], event["ext"]
-        if self.restored or name in self.excused or why in ("reported", "marked by a user"):
+        if self.restored or name in self.excused | self.poisoned or why in ("reported", "marked by a user"):
             return
         if why == "stuck too often":
             if name in self.faulty or any(self.own_faults.get(exec_id) for exec_id in self.of_ti.get(name, ())):
@@ -448,6 +472,12 @@ class Checker:
         if event["what"] in ("a start fails", "a placement fails"):
             self.faulty.add(event["with"]["task"])
 
+    def on_poison(self, event: dict[str, Any]) -> None:
+        self.poisoned.add(event["name"])
+
+    def on_heal(self, _: dict[str, Any]) -> None:
+        self.healed_at = self.t
+
     def on_hidden(self, event: dict[str, Any]) -> None:
         """The breaker needs ten tasks. With fewer, what is hidden for long is believed to be gone."""
         self.ever_hidden = True
@@ -457,10 +487,35 @@ class Checker:
         self.broken("S6 nothing is unforeseen", f"{event['who']}: {event['error']}")
 
     def on_end(self, event: dict[str, Any]) -> None:
+        for name, ti in self.tis.items():
+            self._queued_until_now(name, ti)
+        if event["rest"]:
+            return
         left = [text for text in event["tis"] + event["rows"] if _name(text) not in self.excused]
-        left += [f"task {arn}" for arn in event["tasks"]]
-        if not event["rest"] and left:
+        if left:
             self.broken("I15 a healed world comes to rest", f"left over: {', '.join(left)}", *map(_name, left))
+        for arn in event["tasks"]:
+            task = self.tasks.get(arn)
+            row = self.rows.get(task.id) if task else None
+            if row is not None and row["desired"] == "STOP" and row["phase"] not in TERMINAL:
+                self.broken(
+                    "I22 what is not wanted is stopped", f"{arn} of {row['exec_id']} lives", row["exec_id"], arn
+                )
+            elif row is None or row["phase"] in TERMINAL:
+                self.broken(
+                    "I16 no orphan survives", f"{arn} lives, and no row claims it", arn, task.id if task else None
+                )
+
+    def _queued_until_now(self, name: str, ti: Instance) -> None:
+        """It was QUEUED all the while since, or is no more. Airflow itself lets it wait so long."""
+        waited = self.t - max(ti.queued_at, self.healed_at)
+        if ti.state == "queued" and ti.ext not in self.ti_of and waited > WITHOUT_ROW and not self.restored:
+            self.broken("I17 what is queued has a row", f"{ti.ext} waited {waited:.0f} s for one", name)
+
+
+def _holds_a_secret(event: dict[str, Any]) -> bool:
+    values = (event["new"] or {}) if event["kind"] == "row" else event
+    return any(isinstance(value, str) and SECRET in value for value in values.values())
 
 
 def _name(text: str) -> str:

@@ -24,6 +24,7 @@ class Runner:
         self.attempt = 0
         self.until = 0.0
         self._tries = 0
+        self.unseen = 0.0
         chance = aws.chance
         if effect.command[:1] == ("run",):
             _, self.exec_id, attempt, self.ti_id, kind = effect.command[:5]
@@ -135,9 +136,18 @@ class Runner:
                 self.sim.note("user_end", arn=self.arn, ti=self.ti_id)
             self._exit(137, why)
 
+    def vanish(self, seconds: float) -> None:
+        """The same, and the agent that would tell ECS of it is cut off for so long: ECS goes on to show RUNNING."""
+        if self.alive:
+            self.unseen = seconds
+            self.die("vanished")
+
     def _exit(self, code: int, why: str) -> None:
         self.alive = self.works = self.uploads = False
         if self.exec_id:
             self.aws.airflow.container_gone(self)
             self.sim.note("exit", arn=self.arn, id=self.exec_id, attempt=self.attempt, code=code, why=why)
-        self.aws.exited(self.full_arn, self.container, code)
+        if self.unseen:
+            self.sim.at(self.sim.now + self.unseen, lambda: self.aws.exited(self.full_arn, self.container, code))
+        else:
+            self.aws.exited(self.full_arn, self.container, code)

@@ -64,8 +64,8 @@ class Options:
     lease_seconds: float
     listing_interval: float
     policy: decide.Policy
+    retention: float
     orphan_grace: float = 600.0
-    retention: float = 7200.0
 
 
 class Delivery:

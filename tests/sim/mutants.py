@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -22,7 +23,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, deliver, identity
-from reconciler.core.answer import Blocked
+from reconciler.core.answer import Blocked, Existing, NotStarted
 from reconciler.core.deliver import Acknowledge, Fail, Refuse, Succeed
 from reconciler.core.phase import Phase
 from reconciler.core.task import Container, EcsTask, Kind
@@ -304,6 +305,30 @@ def _tasks_of_others_are_taken_for_ours(stack: ExitStack) -> None:
 
 
 @_mutant
+def _old_news_is_believed(stack: ExitStack) -> None:
+    real = decide.observed
+    _set(stack, decide, "observed", lambda w, task, now: real(replace(w, ecs_version=0), task, now))
+
+
+@_mutant
+def _orphans_are_left_alone(stack: ExitStack) -> None:
+    _set(stack, Adopt, "_stop_orphans", lambda *_: 0)
+
+
+@_mutant
+def _conflict_is_a_failure(stack: ExitStack) -> None:
+    real = Launch._judge
+    _set(
+        stack,
+        Launch,
+        "_judge",
+        lambda self, w, answer: real(
+            self, w, NotStarted("conflict", capacity=False) if isinstance(answer, Existing) else answer
+        ),
+    )
+
+
+@_mutant
 def _sidecar_decides(stack: ExitStack) -> None:
     def first(task: Any) -> Any:
         for container in task.get("containers", ()):
@@ -483,6 +508,23 @@ def _task_instances_read_before_rows(stack: ExitStack) -> None:
             shim.want_stop(connection, gone, "not active")
 
     _set(stack, Upkeep, "run", run)
+
+
+@_mutant
+def _adoption_writes_no_rows(stack: ExitStack) -> None:
+    """Nor is what Airflow calls stuck in QUEUED looked after: what was queued without a row stays so."""
+
+    def adopt(self: Scheduler) -> None:
+        real_insert = shim.insert
+        shim.insert = lambda *_: None
+        try:
+            adopts(self)
+        finally:
+            shim.insert = real_insert
+
+    adopts = Scheduler._adopt
+    _set(stack, Scheduler, "_adopt", adopt)
+    _set(stack, Scheduler, "_stuck_in_queued", lambda _: None)
 
 
 @_mutant

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 HOUR: Final = 3600.0
+FLEET: Final = 14
+"""So many tasks, begun at once, are a fleet."""
 _SEAMS: Final = {
     "daemon": (
         "RunTask: signing",
@@ -78,11 +80,13 @@ class Task:
     retries: int
     priority: int
     breaks: int
+    poison: bool = False
 
     def __str__(self) -> str:
         does = ", ".join(f"{outcome} after {seconds:.0f} s" for seconds, outcome in self.program)
         broken = f", {self.breaks} containers break" if self.breaks else ""
-        return f"{self.born:7.0f} s  {self.name} is born: {does}, retries {self.retries}{broken}"
+        poison = ", no launch can be made of it" if self.poison else ""
+        return f"{self.born:7.0f} s  {self.name} is born: {does}, retries {self.retries}{broken}{poison}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Plan:
     max_running_tasks: int = 50
     lease_seconds: float = 300.0
     listing_interval: float = 120.0
-    start_timeout: float = 600.0
+    retention: float = 7200.0
     lags: tuple[float, float] = (0.0, 0.0)
     """Seconds until DescribeTasks and ListTasks show a new task."""
     skews: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -122,7 +126,8 @@ class Plan:
         settings = [
             f"{name} {value}"
             for name, value in vars(common).items()
-            if name not in ("seed", "salt", "tasks", "troubles", "callbacks", "kinds") and value != getattr(Plan(0), name)
+            if name not in ("seed", "salt", "tasks", "troubles", "callbacks", "kinds")
+            and value != getattr(Plan(0), name)
         ]
         head = f"seed {self.seed}.{self.salt}: {'; '.join(settings) or 'nothing special'}"
         callbacks = [f"{born:7.0f} s  a callback is born that exits {code}" for born, code in self.callbacks]
@@ -143,7 +148,7 @@ def plan(seed: int) -> Plan:
     if not kinds:
         kinds = [rng.choice([kind for kind in _KINDS if kind not in _LONG])]
     count = rng.choice(
-        {"small": [1, 2, 2, 3, 4], "large": [2, 4, 6, 6, 8, 12], "single": [2, 4, 6], "fleet": [14, 16]}[size]
+        {"small": [1, 2, 2, 3, 4], "large": [2, 4, 6, 6, 8, 12], "single": [2, 4, 6], "fleet": [FLEET, FLEET + 2]}[size]
     )
     long = rng.random() < {"small": 0.0, "large": 0.15, "single": 0.0, "fleet": 0.8}[size]
     tasks = tuple(_task(rng, n, chaos, long=long, at_once=fleet) for n in range(1, count + 1))
@@ -163,6 +168,7 @@ def plan(seed: int) -> Plan:
         max_running_tasks=50 if fleet else rng.choice([2, 4, 50, 50]),
         lease_seconds=rng.choice([150.0, 300.0, 600.0]),
         listing_interval=rng.choice([60.0, 120.0, 240.0]),
+        retention=rng.choice([3700.0, 7200.0]),
         lags=rng.choice([(0.0, 0.0), (0.0, 0.0), (3.0, 10.0), (45.0, 60.0), (0.0, 280.0), (200.0, 280.0)]),
         skews=_skews(rng),
         throttles=rng.random() < 0.3,
@@ -193,6 +199,7 @@ def _task(rng: random.Random, number: int, chaos: float, *, long: bool, at_once:
         retries=rng.choice([0, 1, 2]),
         priority=rng.choice([1, 1, 5]),
         breaks=rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 5]),
+        poison=rng.random() < 0.01,
     )
 
 
@@ -259,7 +266,9 @@ def _slow_listing(rng: random.Random, chaos: float, tasks: Any) -> list[Trouble]
     args = {
         "kind": "daemon",
         "seams": 1,
-        "where": "ListTasks: answered" if proves else rng.choice(["ListTasks: answered", "store.in_phase", "store.find"]),
+        "where": "ListTasks: answered"
+        if proves
+        else rng.choice(["ListTasks: answered", "store.in_phase", "store.find"]),
         "seconds": rng.choice([2500.0, 2900.0, 3300.0]),
         "whole": False,
     }
@@ -280,6 +289,13 @@ def _denied(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
     begin, seconds = _window(rng, chaos)
     args = {"seconds": seconds, "mode": rng.choice(["denied", "expired"]), "operation": "RunTask", "share": 1.0}
     return [Trouble(begin, "ECS is flaky", args)]
+
+
+def _throttled(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
+    """Somebody else uses up the rate of the whole account."""
+    begin, seconds = _window(rng, chaos, 200.0, 400.0)
+    args = {"seconds": seconds, "mode": "throttled", "operation": rng.choice(["RunTask", "all"]), "share": 1.0}
+    return [Trouble(begin, "ECS is flaky", args, when="RunTask: signing")]
 
 
 def _capacity(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
@@ -382,6 +398,18 @@ def _machines(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
     ]
 
 
+def _agents(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
+    args = {"which": round(rng.random(), 3), "seconds": rng.choice([400.0, 1500.0, 2700.0])}
+    return [Trouble(round(rng.random() * chaos, 1), "an agent is cut off", args)]
+
+
+def _old_news(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
+    """DescribeTasks shows what was true before: its answers come from replicas that lag."""
+    begin, seconds = _window(rng, chaos)
+    args = {"seconds": seconds, "mode": "stale", "operation": "DescribeTasks", "share": rng.choice([0.3, 0.7])}
+    return [Trouble(begin, "ECS is flaky", args)]
+
+
 def _foreign(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
     return [
         Trouble(round(rng.random() * chaos, 1), "somebody else's task", {"which": n}) for n in range(rng.choice([2, 5]))
@@ -392,11 +420,13 @@ def _deleted(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
     return [Trouble(round(rng.random() * chaos, 1), "a row is deleted by hand", {"which": round(rng.random(), 3)})]
 
 
-def _restored(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
-    if rng.random() < 0.5:
+def _restored(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> list[Trouble]:
+    fleet = len(tasks) >= FLEET
+    if rng.random() < (0.0 if fleet else 0.5):
         return []
     at = rng.uniform(0.3, 0.7) * chaos
-    taken = at - rng.choice([60.0, 600.0, 1800.0])
+    # A fleet that the restored database does not know at all is what the orphan breaker is for.
+    taken = 2.0 if fleet and rng.random() < 0.6 else at - rng.choice([60.0, 600.0, 1800.0])
     return [Trouble(round(max(taken, 1.0), 1), "a backup is taken"), Trouble(round(at, 1), "the backup is restored")]
 
 
@@ -415,6 +445,7 @@ _KINDS: Final[dict[str, Any]] = {
     "slow listing": _slow_listing,
     "no scheduler": _no_scheduler,
     "denied": _denied,
+    "throttled": _throttled,
     "capacity": _capacity,
     "start fails": _start_fails,
     "placement": _placement,
@@ -428,6 +459,8 @@ _KINDS: Final[dict[str, Any]] = {
     "api": _api,
     "users": _users,
     "machines": _machines,
+    "agents": _agents,
+    "old news": _old_news,
     "foreign": _foreign,
     "deleted": _deleted,
     "restored": _restored,

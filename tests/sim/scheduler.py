@@ -190,7 +190,7 @@ class Scheduler:
             key=ti.key,
             priority=ti.priority,
             owner_job_id=self.job.id,
-            spec=Spec("{}"),
+            spec=Spec("{}", {"clientToken": "mine"} if ti.poison else {}),
         )
 
     def _process_events(self) -> None:

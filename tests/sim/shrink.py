@@ -56,6 +56,6 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
             size //= 2
     plain = Plan(plan.seed)
     for name in ("lags", "skews", "throttles", "locked", "fails_to_write", "max_running_tasks", "latency", "pace",
-                 "signature_lives", "lease_seconds", "listing_interval"):  # fmt: skip
+                 "signature_lives", "lease_seconds", "listing_interval", "retention"):  # fmt: skip
         if getattr(plan, name) != getattr(plain, name):
             yield replace(plan, **{name: getattr(plain, name)})

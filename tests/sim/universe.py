@@ -66,8 +66,10 @@ class Universe:
         for task in plan.tasks:
             self.airflow.tis[task.name] = TaskInstance(
                 task.name, list(task.program), task.retries, task.priority, task.breaks, task.born,
-                max_tries=task.retries,
+                max_tries=task.retries, poison=task.poison,
             )  # fmt: skip
+            if task.poison:
+                sim.note("poison", name=task.name)
             sim.at(task.born, sim.happen)
         for n, (born, code) in enumerate(plan.callbacks, start=1):
             self.airflow.callbacks[f"cb{n}"] = Callback(f"cb{n}", code, born)
@@ -76,6 +78,7 @@ class Universe:
             max_running_tasks=plan.max_running_tasks,
             lease_seconds=plan.lease_seconds,
             listing_interval=plan.listing_interval,
+            retention=plan.retention,
             policy=daemon.POLICY,
         )
         self.slots = [Slot("daemon", n) for n in range(plan.replicas)]
@@ -167,6 +170,7 @@ class Universe:
             "a user deletes": lambda args: self.airflow.drop(self.airflow.tis[args["task"]]),
             "a host is lost": self._host_lost,
             "Spot takes a task": self._spot,
+            "an agent is cut off": self._cut_off,
             "somebody else's task": lambda args: self.aws.start_foreign(FOREIGN[args["which"] % len(FOREIGN)]),
             "a row is deleted by hand": self._delete_row,
             "a backup is taken": self._take_backup,
@@ -289,6 +293,14 @@ class Universe:
             self.sim.note("spot", arn=short(arn))
             self.aws.model.interrupt_spot(arn, self.aws.now)
             self.aws.pump()
+
+    def _cut_off(self, args: dict[str, Any]) -> None:
+        """A host dies, and ECS hears of it much later."""
+        if arn := self._some_task(args["which"]):
+            self.sim.note("cut_off", arn=short(arn))
+            for (of, _), runner in self.aws.runners.items():
+                if of == arn and runner.exec_id:
+                    runner.vanish(args["seconds"])
 
     def _delete_row(self, args: dict[str, Any]) -> None:
         rows = self.database.rows()
