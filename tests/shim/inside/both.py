@@ -14,14 +14,15 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import pytest
 from airflow import settings
 from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import TaskInstanceState
+from airflow.version import version
 from sqlalchemy import delete, insert, select, text
 
 from reconciler.core.phase import TERMINAL, Desired, Phase
@@ -346,10 +347,6 @@ class Model:
         with self.database.engine.begin() as conn:
             return rows_in(conn, self.cases, self.owners, lambda case: self.key(case, 1) in self.scheduler.running)
 
-    def container(self, case: Case, ti_id: str) -> Any:
-        """A container that comes to call the Execution API."""
-        return SimpleNamespace(arn="", exec_id="", attempt=1, ti_id=ti_id, works=False, notice=lambda: None)
-
 
 def differences(
     cases: Sequence[Case], airflow: Mapping[int, object], simulated: Mapping[int, object], limit: int = 10
@@ -362,6 +359,15 @@ def differences(
             lines.append(f"{case.name}: {case}\n    Airflow: {real}\n    model:   {ours}")
     more = f"\nand {len(lines) - limit} more" if len(lines) > limit else ""
     return "\n".join(lines[:limit]) + more
+
+
+def same(
+    capsys: pytest.CaptureFixture[str], cases: Sequence[Case], airflow: Mapping[int, object], ours: Mapping[int, object]
+) -> None:
+    """Fail with what differs, and without the thousand lines that Airflow has logged."""
+    capsys.readouterr()
+    if differ := differences(cases, airflow, ours):
+        pytest.fail(f"Airflow {version} and the model of it differ:\n{differ}", pytrace=False)
 
 
 def sample(seed: str, count: int, **choices: Sequence[Any]) -> list[dict[str, Any]]:

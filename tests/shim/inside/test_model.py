@@ -15,16 +15,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from airflow.utils.state import TaskInstanceState
 from airflow.version import version
 
-from tests.shim.inside.both import ACTIVE, STATES, Case, Model, Real, differences, numbered, sample
-
+from tests.shim.inside.both import ACTIVE, STATES, Case, Model, Real, numbered, same, sample
 from tests.sim.airflow import Buffered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+
+    import pytest
 
     from tests.shim.inside.both import Owner
     from tests.shim.inside.world import World
@@ -184,10 +184,12 @@ def test_outcomes_as_the_executor_delivers_them(world: World, capsys: pytest.Cap
         world.executor.heartbeat()
         model.sim.now += 10.0
         model.scheduler._sync()
-        for world.executor.event_buffer in _apart(world.executor.event_buffer, lambda event: event[0] == "success"):
+        for batch in _apart(world.executor.event_buffer, lambda event: event[0] == "success"):
+            world.executor.event_buffer = batch
             with real.locked(locked):
                 world.process_events()
-        for model.scheduler.buffer in _apart(model.scheduler.buffer, lambda event: event.event == "success"):
+        for batch in _apart(model.scheduler.buffer, lambda event: event.event == "success"):
+            model.scheduler.buffer = batch
             model.process_events(locked)
         same(capsys, cases, real.outcomes(), model.outcomes())
         same(capsys, cases, real.rows(), model.rows())
@@ -216,12 +218,3 @@ def _what_became(case: Delivered, model: Model) -> str:
     if ti and ti.state != case.state:
         return "failed" if ti.state in ("failed", "up_for_retry") else "restarted"
     return "acknowledged" if row.acknowledged != case.acknowledged else "left alone"
-
-
-def same(
-    capsys: pytest.CaptureFixture[str], cases: Sequence[Case], airflow: Mapping[int, object], ours: Mapping[int, object]
-) -> None:
-    """Fail with what differs, and without the thousand lines that Airflow has logged."""
-    capsys.readouterr()
-    if differ := differences(cases, airflow, ours):
-        pytest.fail(f"Airflow {version} and the model of it differ:\n{differ}", pytrace=False)
