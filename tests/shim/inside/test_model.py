@@ -15,16 +15,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from airflow.utils.state import TaskInstanceState
 from airflow.version import version
 
-from tests.shim.inside.both import ACTIVE, STATES, Case, Model, Real, numbered, same, sample
+from tests.shim.inside.both import ACTIVE, STATES, Case, numbered, same, sample
+from tests.shim.inside.sides import Model, Real
+from tests.sim import airflow as sim
 from tests.sim.airflow import Buffered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import pytest
 
     from tests.shim.inside.both import Owner
     from tests.shim.inside.world import World
@@ -98,6 +99,16 @@ def test_executor_events(world: World, capsys: pytest.CaptureFixture[str]) -> No
     assert {case.state for case in cases if case.number in heard} == set(ACTIVE)
 
 
+def test_a_difference_would_be_found(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a RESTARTING task is tried again only as long as it has tries left."""
+    monkeypatch.setattr(sim.TaskInstance, "eligible", property(lambda ti: ti.try_number <= ti.max_tries))
+
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)differ:\nt\d+: state='restarting'.*Airflow: .*model: "):
+        test_executor_events(world, capsys)
+
+
 def _tell(world: World, real: Real, model: Model, batch: Sequence[Told]) -> None:
     """Their executor says what it has to say, and both schedulers read it."""
     for case in batch:
@@ -155,7 +166,7 @@ _DELIVERED = {
     "ext": ("this", "this", "another", None),
     "resumes": (False, True),
     "exists": (True,) * 9 + (False,),
-    "beat": (None, 20.0, 400.0),
+    "beat": (None, 10.0, 400.0),
     "cleared": (False, False, True),
     "locked": (False, False, True),
     "phase": ("EXITED", "EXITED", "FAILED_START", "CANCELLED", "LOST", "PENDING", "PENDING", "LAUNCHING", "RUNNING"),
