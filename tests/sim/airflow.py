@@ -165,7 +165,9 @@ class Airflow:
         for ti in self.tis.values():
             if self._ready(ti):
                 tries = ti.try_number + (ti.state != "up_for_reschedule")
-                self.move(ti, "scheduled", "ready", try_number=tries)
+                # How often it was stuck is counted anew for each try.
+                stuck = ti.stuck if tries == ti.try_number else 0
+                self.move(ti, "scheduled", "ready", try_number=tries, stuck=stuck)
 
     def clear(self, ti: TaskInstance) -> None:
         """clear_task_instances"""
@@ -247,8 +249,10 @@ class Airflow:
         return ti if ti is not None and ti.id == ti_id and not ti.gone else None
 
     def api_run(self, runner: Runner) -> bool:
-        """PATCH /run: 409 or 404 unless QUEUED or RESTARTING."""
+        """PATCH /run: 409 or 404 unless QUEUED or RESTARTING, or RUNNING in this very container."""
         ti = self._of(runner.ti_id)
+        if ti is not None and ti.state == "running" and ti.runner is runner:
+            return True
         ok = ti is not None and ti.state in ("queued", "restarting")
         self.sim.note(
             "admission",

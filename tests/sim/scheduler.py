@@ -63,7 +63,7 @@ class Scheduler:
         self.upkeep = Upkeep(partial(begin, "upkeep"), self, self.owner, shed_after)
         self._upkeep_due = Every(timedelta(seconds=max(5.0, 1.5 * sim.pace)))
         self._now: datetime | None = None
-        self._ok = False
+        self._ok = self._detached = False
         self._adopt_at = self._stuck_at = self._purge_at = 0.0
 
     def run(self) -> None:
@@ -198,6 +198,7 @@ class Scheduler:
         buffer, self.buffer = self.buffer, {}
         if not buffer:
             return
+        self._detached = False
         with self._begin("process events"):
             for key, event in buffer.items():
                 if isinstance(key, str):
@@ -216,6 +217,8 @@ class Scheduler:
             self.sim.note("event_lost", id=event.exec_id, event=event.event)
             return
         if event.event in ("queued", "running"):
+            if self._detached:
+                return
             ti.ext = event.info
             self.sim.note("ti", name=ti.name, id=ti.id, was=ti.state, state=ti.state, tries=ti.try_number, ext=ti.ext,
                           job=ti.job, why="event overwrote the id")  # fmt: skip
@@ -232,7 +235,11 @@ class Scheduler:
             "applied", id=event.exec_id, event=event.event, name=ti.name, state=ti.state, ext=ti.ext, ti=ti.id
         )
         if ti.state == "restarting" and event.event == "success":
-            ti.max_tries = ti.try_number + ti.retries
+            # `set_state` closes the session: of the task instances that come after this one in the same batch, Airflow
+            # loses what it changes in them itself.
+            if not self._detached:
+                ti.max_tries = ti.try_number + ti.retries
+            self._detached = True
             self.airflow.move(ti, None, "restarts")
         else:
             self.airflow.handle_failure(ti, f"event: {event.info}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow import settings
@@ -36,6 +37,8 @@ from reconciler.store.rows import WHOLE, read
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.orm import Session
 
     from reconciler.core.task import Workload
@@ -43,15 +46,35 @@ if TYPE_CHECKING:
 TI = TaskInstance.__table__
 
 
-def make_dag() -> None:
-    with DAG("etl", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
-        BashOperator(task_id="work", bash_command="true", retries=0)
+def make_dag(dag_id: str = "etl", retries: Mapping[str, int] = MappingProxyType({"work": 0})) -> None:
+    """A DAG of these tasks, with so many retries each."""
+    with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        for task_id, times in retries.items():
+            BashOperator(task_id=task_id, bash_command="true", retries=times)
     with create_session() as session:
         session.merge(DagBundleModel(name="dags-folder"))
         session.flush()
         lazy = LazyDeserializedDAG.from_dag(dag)
         SerializedDAG.bulk_write_to_db("dags-folder", None, [lazy], session=session)
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder", session=session)
+
+
+def make_run(run_id: str, dag_id: str = "etl") -> int:
+    """The id of a new run of the DAG, in the state RUNNING."""
+    now = datetime.now(UTC)
+    with create_session() as session:
+        dag: Any = SerializedDagModel.get_dag(dag_id, session=session)
+        run = dag.create_dagrun(
+            run_id=run_id,
+            run_after=now,
+            run_type=DagRunType.MANUAL,
+            triggered_by=DagRunTriggeredByType.TEST,
+            state=DagRunState.RUNNING,
+            start_date=now,
+            session=session,
+        )
+        made: int = run.id
+    return made
 
 
 def forget_everything() -> None:
@@ -136,7 +159,7 @@ class World(Scheduler):
     def schedule(self, count: int = 1, **fields: Any) -> list[uuid.UUID]:
         """So many SCHEDULED task instances of one new run. They are told apart by their map_index."""
         self._runs += 1
-        self._make_run(f"run_{self._runs}")
+        make_run(f"run_{self._runs}")
         with settings.get_engine().begin() as conn:
             (made,) = conn.execute(select(TI).where(TI.c.run_id == f"run_{self._runs}")).mappings()
             values = {**made, "state": "scheduled", "try_number": 1, **fields}
@@ -155,7 +178,7 @@ class World(Scheduler):
     def queued_callback(self, path: str = "os.getcwd") -> Workload:
         """A callback of a deadline, enqueued as the scheduler's loop does it."""
         self._runs += 1
-        run = self._make_run(f"run_{self._runs}")
+        run = make_run(f"run_{self._runs}")
         with create_session() as session:
             callback = ExecutorCallback(SyncCallback(path), CallbackFetchMethod.IMPORT_PATH)
             callback.data |= {"dag_run_id": run, "dag_id": "etl"}
@@ -170,22 +193,6 @@ class World(Scheduler):
         (row,) = sql("SELECT state FROM callback")
         state: str | None = row["state"]
         return state
-
-    def _make_run(self, run_id: str) -> int:
-        now = datetime.now(UTC)
-        with create_session() as session:
-            dag: Any = SerializedDagModel.get_dag("etl", session=session)
-            run = dag.create_dagrun(
-                run_id=run_id,
-                run_after=now,
-                run_type=DagRunType.MANUAL,
-                triggered_by=DagRunTriggeredByType.TEST,
-                state=DagRunState.RUNNING,
-                start_date=now,
-                session=session,
-            )
-            made: int = run.id
-        return made
 
     def rows(self) -> list[Workload]:
         with settings.get_engine().begin() as conn:
