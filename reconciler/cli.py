@@ -38,9 +38,12 @@ def _settings() -> DaemonSettings:
 
 def run(_: argparse.Namespace) -> int:
     """Reconcile the table against ECS until SIGTERM."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from reconciler.airflow.push import Push
     from reconciler.clock import SystemClock
     from reconciler.daemon import run_daemon
+    from reconciler.ending import end_in_time
     from reconciler.log import configure
 
     settings = _settings()
@@ -48,7 +51,10 @@ def run(_: argparse.Namespace) -> int:
     clock = SystemClock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: clock.stop())
-    run_daemon(settings, Push(settings.policy.start_timeout), clock)
+    end_in_time(clock)
+    # Python runs signal handlers in the main thread, and not while that waits inside a database driver.
+    with ThreadPoolExecutor(1, thread_name_prefix="daemon") as beside:
+        beside.submit(run_daemon, settings, Push(settings.policy.start_timeout), clock).result()
     return 0
 
 

@@ -32,6 +32,7 @@ from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
 from reconciler.store.inspect import holders
 from reconciler.store.migrate import at_head
+from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -86,6 +87,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     """Reconcile until `clock` is stopped. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
+    watch(engine)
     store = SqlStore(engine, options.deployment)
     metrics = Metrics(options.max_running_tasks)
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)

@@ -29,6 +29,10 @@ STANDBY_POLL: Final = 0.5
 STUCK_AFTER: Final = 300.0
 """Seconds. No pass may take so long: every edge has a timeout far below."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
+PASSES_SECONDS: Final = 3.0
+END_SECONDS: Final = 5.0
+"""When told to stop: how long the passes under way are waited for, and then what is to be done at the end. A pass that
+is left behind does no harm: it ends with the process, which is what a crash is."""
 
 
 class Observer(Protocol):
@@ -116,7 +120,7 @@ class Manager:
         self._elector, self._clock, self._observer = elector, clock, observer
 
     def run(self) -> None:
-        """Work until told to stop; then finish the passes under way and let the lease go."""
+        """Work until told to stop; then finish the passes under way and let the lease go, but no later than in time."""
         threads = [
             threading.Thread(target=self._loop, args=(pace,), name=name, daemon=True)
             for name, pace in self._paces.items()
@@ -124,16 +128,27 @@ class Manager:
         keeper = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         for thread in (keeper, *threads):
             thread.start()
-        for thread in (*threads, keeper):
-            thread.join()
+        while not self._clock.stopped:
+            self._clock.wait(60.0)
+        late = _join((*threads, keeper), self._clock.monotonic() + PASSES_SECONDS, self._clock)
+        if late:
+            log.warning("not all passes ended in time, something does not answer", late=late)
         if lease := self._elector.lease():
-            try:
-                self._finish(lease)
-                self._elector.release()
-            except (LeaseLost, StoreUnavailable) as error:
-                # Nothing is lost: the lease runs out, and the next leader takes up what is unfinished.
-                log.warning("could not finish in order", error=str(error))
+            # In a thread of its own, because the database may be what does not answer.
+            last = threading.Thread(target=self._end, args=(lease, not late), name="finish", daemon=True)
+            last.start()
+            if _join((last,), self._clock.monotonic() + END_SECONDS, self._clock):
+                log.warning("the lease was not released in time, it will run out")
         self._observer.leading(None)
+
+    def _end(self, lease: Lease, in_order: bool) -> None:
+        try:
+            if in_order:  # else a pass is still at work on the same things
+                self._finish(lease)
+            self._elector.release()
+        except (LeaseLost, StoreUnavailable) as error:
+            # Nothing is lost: the lease runs out, and the next leader takes up what is unfinished.
+            log.warning("could not finish in order", error=str(error))
 
     def stuck(self) -> list[str]:
         """The controllers whose loop has not come round for too long: their thread is dead or hangs."""
@@ -161,3 +176,10 @@ class Manager:
                 self._observer.leading(epoch)
                 log.info("this replica leads" if lease else "this replica stands by", epoch=epoch)
             self._clock.wait(self._elector.interval)
+
+
+def _join(threads: Sequence[threading.Thread], deadline: float, clock: StoppableClock) -> list[str]:
+    """Wait for these threads; the names of those that have not ended by then."""
+    for thread in threads:
+        thread.join(max(0.0, deadline - clock.monotonic()))
+    return [thread.name for thread in threads if thread.is_alive()]

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
-import importlib.util
 import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,9 +17,11 @@ from reconciler.store.engine import make_engine, writing
 from reconciler.store.migrate import migrate
 from reconciler.store.rows import WHOLE, read
 from reconciler.store.schema import attempts, metadata, workloads
+from tests.postgres import postgres_server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -75,56 +70,11 @@ class Postgres:
                 conn.execute(text(statement))
 
 
-def _binaries(as_user: dict[str, Any]) -> Path | None:
-    """A folder with PostgreSQL's programs that this user may run: the distribution's newest, or the wheel's."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    wheel = importlib.util.find_spec("pgserver")
-    if wheel is not None and wheel.origin is not None:
-        found.append(Path(wheel.origin).parent / "pginstall" / "bin")
-    for folder in found:
-        try:
-            subprocess.run([folder / "initdb", "--version"], check=True, capture_output=True, **as_user)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return folder
-    return None
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server that lives as long as the session. It refuses to run as root, so then it is nobody's."""
-    user = getpass.getuser()
-    as_user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        user, as_user = "nobody", {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    binaries = _binaries(as_user)
-    if binaries is None:
-        reason = "no PostgreSQL was found: pip install pgserver, or install the distribution's package"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    # Not pytest's own folder: nobody may not enter it, and a socket's path may have 107 characters only.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    if as_user:
-        shutil.chown(folder, user)
-    data = folder / "data"
-
-    def run(program: str, *arguments: str | Path) -> None:
-        subprocess.run(
-            [binaries / program, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=60, **as_user
-        )
-
-    try:
-        run("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=50"
-        run("pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start")
-        try:
-            yield Postgres(folder, user)
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder)
+    """A PostgreSQL server that lives as long as the session."""
+    with postgres_server() as server:
+        yield Postgres(server.folder, server.user)
 
 
 @pytest.fixture

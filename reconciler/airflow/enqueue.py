@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import event
 
 from reconciler.airflow.workloads import rejected
+from reconciler.core.errors import StoreUnavailable
 from reconciler.store import shim
+from reconciler.store.engine import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +45,7 @@ def savepoint(session: Session) -> Iterator[Connection]:
         # The driver begins before the first INSERT or UPDATE only. A savepoint outside of a transaction is one itself,
         # and would commit at its end.
         connection.exec_driver_sql("BEGIN")
-    with connection.begin_nested():
+    with connection.begin_nested(), shim.impatient(connection):
         yield connection
 
 
@@ -88,8 +90,10 @@ class Enqueue:
     def _write_one(self, begin: Begin, workload: Workload) -> None:
         """One workload that can not be written must not keep out its neighbours: its user is told instead."""
         try:
-            with begin() as connection:
+            with translated(), begin() as connection:
                 self.write(connection, [workload])
+        except StoreUnavailable:
+            raise  # not this workload's fault: all of them are written later
         except Exception as error:  # noqa: BLE001 - the same again decides what it was
             reason = f"the workload can not be stored: {type(error).__name__}"
             with begin() as connection:

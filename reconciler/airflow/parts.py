@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -23,8 +24,7 @@ from reconciler.config import ConfigError, shim_settings
 from reconciler.store import shim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from airflow.executors.base_executor import BaseExecutor
@@ -70,9 +70,11 @@ class Parts:
             )
 
     @staticmethod
-    def begin() -> AbstractContextManager[Connection]:
+    @contextmanager
+    def begin() -> Iterator[Connection]:
         """A transaction of our own, on Airflow's own engine."""
-        return _engine().begin()
+        with _engine().begin() as connection, shim.impatient(connection):
+            yield connection
 
     def queue(self, workload: ExecuteTask | ExecuteCallback, session: Session) -> None:
         owner = self._owner

@@ -25,6 +25,8 @@ BREAKER_TASKS: Final = 10
 BREAKER_SHARE: Final = 0.3
 """With at least so many tasks, and so large a part of them MISSING or orphaned, the fault is on our side: the wrong
 region, the wrong cluster, a restored database. Nothing is declared lost and nothing stopped until it clears."""
+STOP_FOR: Final = 60.0
+"""Seconds for which one pass stops orphans."""
 CLEAN_PASSES: Final = 2
 """So many unsuspicious passes close the breaker again."""
 
@@ -184,6 +186,8 @@ class Adopt:
             return 0
         stopped = 0
         for arn in orphans:
+            if self._clock.monotonic() - now > STOP_FOR:
+                break  # ECS is slow, or silent: the others are orphans in the next listing as well
             if arn in known and now - known[arn] >= self._orphan_grace:
                 with failures.contained():
                     self._ecs.stop(self._cluster_of(arn), arn, "ecs-reconciler: no workload claims this task")

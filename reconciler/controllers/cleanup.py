@@ -19,6 +19,8 @@ __all__ = ["Cleanup"]
 INTERVAL: Final = 1.0
 STOP_AGAIN: Final = 30.0
 """Seconds after which StopTask is repeated for a task that has not stopped. It is idempotent."""
+STOP_FOR: Final = 60.0
+"""Seconds for which one pass calls StopTask, so that a silent ECS can not hold up the rest for hours."""
 PRUNE_INTERVAL: Final = 60.0
 PRUNE_BATCH: Final = 1000
 
@@ -98,7 +100,9 @@ class Cleanup:
         stopping = self._store.in_phase(Phase.STOPPING).workloads
         self._stopped_at = {w.exec_id: self._stopped_at[w.exec_id] for w in stopping if w.exec_id in self._stopped_at}
         due = [w for w in stopping if now - self._stopped_at.get(w.exec_id, -STOP_AGAIN) >= STOP_AGAIN]
-        for w in due:
+        for number, w in enumerate(due):
+            if number and self._clock.monotonic() - now > STOP_FOR:
+                return number  # ECS is slow, or silent: the others are due in the next pass
             self._stopped_at[w.exec_id] = now
             with failures.contained():
                 self._ecs.stop(

@@ -34,10 +34,11 @@ _CONNECT: Final[dict[str, Any]] = {
 
 # Limits hold for one transaction. Airflow's Helm chart puts PgBouncer in front of the database, in transaction mode:
 # there the startup parameter `options` is refused, and a plain SET would stay behind on a server connection that
-# Airflow's own components get next.
+# Airflow's own components get next. A leader that vanishes in the middle of a transaction holds its lease's row until
+# the server gives it up as idle: the next one can not begin before.
 _LIMITS: Final = (
     "SELECT set_config('statement_timeout', '10s', true), set_config('lock_timeout', '3s', true), "
-    "set_config('idle_in_transaction_session_timeout', '30s', true)"
+    "set_config('idle_in_transaction_session_timeout', '10s', true)"
 )
 
 _GONE: Final = frozenset({"25006", "57P01", "57P02", "57P03"})

@@ -7,10 +7,11 @@ schedulers never wait for each other in a circle. All ages are the database's.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, bindparam, exists, func, literal_column, or_, select, true, tuple_, update
+from sqlalchemy import Integer, bindparam, exists, func, literal_column, or_, select, text, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import Desired, Phase
@@ -19,15 +20,15 @@ from reconciler.store.rows import LIGHT, DbNow, batches, now, row_of, seconds, s
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import timedelta
 
     from sqlalchemy import Connection, Executable
 
     from reconciler.core.task import Snapshot, Workload
 
-__all__ = ["Demand", "acknowledge", "demand", "insert", "newest", "open_workloads", "own", "refuse", "shed"]
-__all__ += ["undelivered", "waiting", "want_stop"]
+__all__ = ["Demand", "acknowledge", "demand", "impatient", "insert", "newest", "open_workloads", "own", "refuse"]
+__all__ += ["shed", "undelivered", "waiting", "want_stop"]
 
 _w: Final = workloads.c
 _ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
@@ -58,6 +59,24 @@ _INSERT: Final = {
     "sqlite": _insert(sqlite.insert(workloads)),
     "postgresql": _insert(postgresql.insert(workloads)),
 }
+_IMPATIENCE: Final = text("SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1s', true)")
+_PATIENCE: Final = text("SELECT set_config('lock_timeout', :before, true)")
+
+
+@contextmanager
+def impatient(conn: Connection) -> Iterator[None]:
+    """Wait for no lock longer than a second in this block, which belongs into a transaction or savepoint of its own.
+
+    Somebody may be altering our tables, or a daemon's connection may have died with locks in its hands: the scheduler,
+    which holds locks of Airflow's at that moment, must not wait for them. What is not written now is written later.
+    The transaction goes on with the patience that it had before; after an error the end of the savepoint sees to that.
+    """
+    if conn.dialect.name != "postgresql":
+        yield  # on SQLite whoever began has had its only lock already
+        return
+    before = conn.execute(_IMPATIENCE).scalar_one()
+    yield
+    conn.execute(_PATIENCE, {"before": before})
 
 
 def insert(conn: Connection, new: Sequence[Workload]) -> None:

@@ -260,8 +260,13 @@ class _Thread:
     def start(self) -> None:
         self._fiber = self._process.spawn(self._run)
 
-    def join(self) -> None:
+    name = "fiber"
+
+    def join(self, timeout: float | None = None) -> None:  # noqa: ARG002 - nothing hangs here for good
         self._process.join(self._fiber)
+
+    def is_alive(self) -> bool:
+        return False
 
 
 class _Log:

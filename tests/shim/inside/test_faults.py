@@ -12,9 +12,10 @@ from airflow import settings
 from airflow._shared.observability.metrics import stats
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 
 from reconciler.airflow import views
+from reconciler.airflow.enqueue import savepoint
 from reconciler.config import ConfigError
 from reconciler.store import shim
 from tests.shim.inside.world import World, sql
@@ -208,3 +209,38 @@ def test_a_start_without_our_tables_is_possible(world: World) -> None:
         world.executor.heartbeat()
     finally:
         sql("ALTER TABLE ecs_workload_gone RENAME TO ecs_workload")
+
+
+@pytest.mark.usefixtures("postgres_only")
+def test_whoever_alters_our_tables_does_not_hold_up_the_scheduler(world: World) -> None:
+    """Somebody holds our table for as long as we look. Without a limit this would wait until the suite's own."""
+    world.schedule(3)
+    with settings.get_engine().connect() as other, other.begin():
+        other.execute(text("LOCK TABLE ecs_workload IN ACCESS EXCLUSIVE MODE"))
+        assert world.queue() == 3
+        world.executor.heartbeat()
+        states = {row["state"] for row in sql("SELECT state FROM task_instance")}
+        late = len(world.executor._parts.enqueue.late)
+    assert (states, late) == ({"queued"}, 3)
+
+    world.beat()
+
+    # None was rejected for it.
+    assert [w.phase for w in world.rows()] == ["PENDING"] * 3
+    assert world.executor._parts.enqueue.late == {}
+
+
+@pytest.mark.usefixtures("postgres_only")
+@pytest.mark.parametrize("before", ["0", "7s"])
+def test_the_schedulers_transaction_keeps_its_own_patience(world: World, before: str) -> None:
+    def patience(connection: Any) -> Any:
+        return connection.execute(text("SHOW lock_timeout")).scalar()
+
+    with create_session() as session:
+        session.execute(text(f"SET LOCAL lock_timeout = '{before}'"))
+        with savepoint(session) as connection:
+            assert patience(connection) == "1s"
+        assert patience(session) == before
+        with pytest.raises(RuntimeError, match="planted"), savepoint(session):
+            broken()
+        assert patience(session) == before
