@@ -186,7 +186,7 @@ class Launch:
                     params=params,
                 )
                 runtask.compose(params, self._delivery.command(new), "", "")  # for its size
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 new = decide.invalid(w, snapshot.now, str(error))
             changes.append((w, new))
         claimed = [w for w in self._store.save(changes, lease) if w.in_flight] if changes else []

@@ -73,7 +73,11 @@ class Json(TypeDecorator["Mapping[str, Any]"]):
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002 - SQLAlchemy's signature
-        read: dict[str, Any] | None = None if value is None else json.loads(value)
+        try:
+            read: dict[str, Any] | None = None if value is None else json.loads(value)
+        except (ValueError, RecursionError):
+            # One row that somebody spoiled must not hide all others. The policy refuses this, so only its task fails.
+            return {"unreadable JSON": True}
         return read
 
 
