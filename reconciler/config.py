@@ -175,6 +175,11 @@ class ReconcilerOptions(SharedOptions):
         "and of any other parameter that is text.",
         examples=["taskRoleArn=arn:aws:iam::*:role/etl-*, taskDefinition=etl-*"],
     )
+    cost_tags: bool = Field(
+        True,
+        description="Whether each ECS task gets the tags airflow:dag_id, airflow:task_id, airflow:run_id and "
+        "airflow:team, by which AWS can split the bill. Needs the permission ecs:TagResource.",
+    )
     retention: Seconds = Field(
         172800.0, ge=7200, description="Seconds for which acknowledged workloads are kept, at least 7200."
     )
@@ -256,6 +261,7 @@ def daemon_settings(read: Read) -> DaemonSettings:
         run_task=run_task,
         environment={"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api},
         allowed=frozenset(options.allowed_run_task_parameters),
+        cost_tags=options.cost_tags,
     )
     limits = Policy(
         max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)

@@ -176,7 +176,8 @@ class Launch:
         changes: list[Change] = []
         for w in chosen:
             try:
-                params = runtask.plan(self._profile, w.exec_id, w.spec.executor_config if w.spec else {})
+                asked = w.spec.executor_config if w.spec else {}
+                params = runtask.plan(self._profile, w.exec_id, asked, runtask.cost_tags(w))
                 new = decide.intended(
                     w,
                     snapshot.now,

@@ -217,11 +217,7 @@ class _Check:
 
 def _check_containers(config: Mapping[str, Any], container_name: str) -> None:
     containers = config.get("overrides", {}).get("containerOverrides", [])
-    names = [container.get("name") for container in containers]
-    if None in names:
-        raise _refused(
-            f'each of overrides.containerOverrides needs a "name"; the one that runs the task is "{container_name}"'
-        )
+    names = [container.get("name", container_name) for container in containers]
     if len(names) > len(set(names)):
         raise _refused("two of overrides.containerOverrides have the same name: make them one")
     for container in containers:

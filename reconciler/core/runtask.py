@@ -8,6 +8,7 @@ Parameters: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTas
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -18,15 +19,19 @@ from reconciler.core.policy import RequestRefusedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reconciler.core.task import Workload
+
 __all__ = [
     "EXEC_ID_VARIABLE",
     "OVERRIDES_LIMIT",
     "Profile",
     "RequestRefusedError",
     "compose",
+    "cost_tags",
     "family_of",
     "merge",
     "plan",
+    "tag_text",
 ]
 
 EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
@@ -34,6 +39,12 @@ EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
 
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
+
+
+TAGS_LIMIT: Final = 50
+"""How many tags an ECS task may have."""
+TAG_KEY, TAG_VALUE = 128, 256
+"""How many characters a tag's key and value may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,9 @@ class Profile:
     name: str = "default"
     allowed: frozenset[str] = frozenset()
     """What DAG authors may set besides, or only: the words of `[ecs_reconciler] allowed_run_task_parameters`."""
+
+    cost_tags: bool = True
+    """Whether each ECS task is tagged with what it runs. See `[ecs_reconciler] cost_tags`."""
 
     @property
     def family(self) -> str:
@@ -69,23 +83,55 @@ def family_of(task_definition: str) -> str:
     return task_definition.rsplit("/", 1)[-1].split(":", 1)[0]
 
 
-def plan(profile: Profile, exec_id: str, executor_config: Mapping[str, Any]) -> dict[str, Any]:
+def tag_text(text: str, limit: int) -> str:
+    """`text` with nothing in it that AWS does not take in a tag, and not longer than `limit`.
+
+    AWS takes letters, numbers and blanks of any script, and _ . : / = + - @:
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-using-tags.html
+    """
+    good = (c if unicodedata.category(c)[0] in "LNZ" or c in "_.:/=+-@" else "_" for c in text[:limit])
+    return "".join(good)
+
+
+def cost_tags(w: Workload) -> dict[str, str]:
+    """What an ECS task is run for, as tags by which AWS can split the bill. A callback belongs to no task."""
+    facts = {"dag_id": w.key.dag_id, "task_id": w.key.task_id, "run_id": w.key.run_id, "team": w.team}
+    return {f"airflow:{name}": tag_text(value, TAG_VALUE) for name, value in facts.items() if value}
+
+
+def plan(
+    profile: Profile, exec_id: str, executor_config: Mapping[str, Any], tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The RunTask parameters of a workload, without identity and command. Raises RequestRefusedError.
 
     They are frozen by the intent: a repeated call must send the same bytes, whatever has been configured since.
+    A container override without a name is that of the container that runs the task.
     """
     policy.check(executor_config, profile.allowed, profile.container_name)
     request: dict[str, Any] = merge(profile.run_task, executor_config)
     environment = {**profile.environment, "AIRFLOW_IS_EXECUTOR_CONTAINER": "true", EXEC_ID_VARIABLE: exec_id}
-    containers = list(request.get("overrides", {}).get("containerOverrides", []))
-    ours = next((c for c in containers if c.get("name") == profile.container_name), {"name": profile.container_name})
+    mine: dict[str, Any] = {"name": profile.container_name}
+    others = []
+    for container in request.get("overrides", {}).get("containerOverrides", []):
+        if container.get("name", profile.container_name) == profile.container_name:
+            mine |= container
+        else:
+            others.append(container)
     added = [{"name": name, "value": value} for name, value in sorted(environment.items())]
-    mine = {**ours, "environment": [*ours.get("environment", []), *added]}
-    others = [c for c in containers if c.get("name") != profile.container_name]
+    mine["environment"] = [*mine.get("environment", []), *added]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
+    if tags and profile.cost_tags:
+        request["tags"] = _tagged(request.get("tags", []), tags)
     request["count"] = 1
     request["cluster"] = profile.cluster
     return request
+
+
+def _tagged(given: Sequence[Mapping[str, str]], tags: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """The tags that were asked for, and ours, which nobody else may set: a bill is no place for a forged name."""
+    kept = [tag for tag in given if tag.get("key") not in tags]
+    room = max(TAGS_LIMIT - len(kept), 0)
+    return [*kept, *({"key": key, "value": value} for key, value in list(tags.items())[:room])]
 
 
 def compose(params: Mapping[str, Any], command: Sequence[str], token: str, started_by: str) -> dict[str, Any]:
