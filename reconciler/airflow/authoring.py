@@ -53,7 +53,7 @@ def ecs_config(
         overrides["containerOverrides"] = [{"environment": variables}]
     config: dict[str, Any] = {"overrides": overrides} if overrides else {}
     if task_definition is not None:
-        if not isinstance(task_definition, str) or not task_definition.strip():
+        if not str(task_definition).strip():
             raise ValueError("task_definition must be a family, family:revision or an ARN")
         config["taskDefinition"] = task_definition
     if tags:

@@ -12,12 +12,13 @@ from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
 
 from reconciler.airflow.adoption import adopt, take_over
+from reconciler.airflow.audit import Audit
 from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import reader
 from reconciler.airflow.slots import Slots
 from reconciler.airflow.upkeep import Every, Upkeep
-from reconciler.airflow.views import Naming, SchedulerSide, identified
+from reconciler.airflow.views import Naming, SchedulerSide, audit, identified
 from reconciler.airflow.workloads import key_of, to_row
 from reconciler.config import ConfigError, shim_settings
 from reconciler.store import shim
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Parts"]
 
 UPKEEP_EVERY: Final = timedelta(seconds=5)
+AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
 
 
@@ -59,7 +61,9 @@ class Parts:
         self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
         self._upkeep = Upkeep(self.begin, side, self._owner, shed_after)
+        self._audit = Audit(self.begin, audit, self._owner)
         self._upkeep_due = Every(UPKEEP_EVERY)
+        self._audit_due = Every(AUDIT_EVERY)
         self._demand_due = Every(DEMAND_EVERY)
         self._now: datetime | None = None
         if executor.parallelism < options.max_running_tasks:
@@ -90,6 +94,9 @@ class Parts:
                 self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):
             self._now = self._delivery.deliver()
+        if self._now is not None and self._audit_due.due(self._now):
+            with self._trouble.contained("writing the audit log"):
+                self._audit.tell()
         if self._now is not None and self._demand_due.due(self._now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:

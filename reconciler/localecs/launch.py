@@ -44,6 +44,18 @@ def vcpus(request: Mapping[str, Any], definition: Mapping[str, Any]) -> float:
     return int(cpu) / 1024 if cpu and str(cpu).isdecimal() else 0.0
 
 
+def unpullable(definition: Mapping[str, Any]) -> str | None:
+    """Why a task can not start, if an image of its containers is `no-such-image`, from whatever registry."""
+    for container in definition["containerDefinitions"]:
+        image = str(container["image"])
+        if image.rpartition("/")[2].partition(":")[0].partition("@")[0] == "no-such-image":
+            return (
+                "CannotPullContainerError: pull image manifest has been retried 1 time(s): "
+                f"failed to resolve ref {image}: {image}: not found"
+            )
+    return None
+
+
 def make_task(
     request: Mapping[str, Any],
     cluster: Cluster,

@@ -37,6 +37,7 @@ STATUS: Final = (
     "cluster",
     "family",
     "params",
+    "logs",
     "task_arn",
     "ecs_version",
     "last_status",
