@@ -11,6 +11,7 @@ from airflow.configuration import conf
 from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
 
+from reconciler.airflow import auditlog
 from reconciler.airflow.adoption import adopt, take_over
 from reconciler.airflow.audit import Audit
 from reconciler.airflow.delivery import Delivery, Owner
@@ -18,7 +19,7 @@ from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import reader
 from reconciler.airflow.slots import Slots
 from reconciler.airflow.upkeep import Every, Upkeep
-from reconciler.airflow.views import Naming, SchedulerSide, audit, identified
+from reconciler.airflow.views import Naming, SchedulerSide, identified
 from reconciler.airflow.workloads import key_of, to_row
 from reconciler.config import ConfigError, shim_settings
 from reconciler.store import shim
@@ -60,8 +61,8 @@ class Parts:
         side = SchedulerSide(self.begin, executor, self.enqueue)
         self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
-        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after)
-        self._audit = Audit(self.begin, audit, self._owner)
+        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after, auditlog.asked_by)
+        self._audit = Audit(self.begin, auditlog.write, self._owner)
         self._upkeep_due = Every(UPKEEP_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
         self._demand_due = Every(DEMAND_EVERY)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from airflow._shared.timezones import timezone
 from airflow.jobs.job import Job, JobState
 from airflow.models.callback import Callback
-from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import CallbackState, TaskInstanceState
-from sqlalchemy import Table, bindparam, exists, insert, or_, select, tuple_, update
+from sqlalchemy import Table, bindparam, exists, or_, select, tuple_, update
 
 from reconciler.airflow.delivery import Event
 from reconciler.airflow.workloads import key_of
@@ -27,12 +26,11 @@ if TYPE_CHECKING:
     from airflow.executors.base_executor import BaseExecutor
     from sqlalchemy import Connection, RowMapping
 
-    from reconciler.airflow.audit import Entry
     from reconciler.airflow.delivery import Begin, Owner
     from reconciler.airflow.enqueue import Enqueue
     from reconciler.core.task import TaskKey, Workload
 
-__all__ = ["Naming", "SchedulerSide", "audit", "identified"]
+__all__ = ["Naming", "SchedulerSide", "identified"]
 
 _ti: Final = cast(Table, TaskInstance.__table__).c
 _job: Final = cast(Table, Job.__table__).c
@@ -95,21 +93,6 @@ def _queued(connection: Connection, ids: Sequence[str | None]) -> Iterator[RowMa
     for some in _batches([uuid.UUID(ti_id) for ti_id in ids]):
         queued = select(*columns).where(_ti.id.in_(some), _ti.state == TaskInstanceState.QUEUED.value)
         yield from connection.execute(queued).mappings()
-
-
-def audit(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Rows of the audit log, as airflow/models/log.py makes them for a task instance."""
-    rows = [
-        {
-            **{name: getattr(entry.key, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")},
-            "dttm": entry.at,
-            "event": entry.event,
-            "owner": "ecs-reconciler",
-            "extra": entry.text,
-        }
-        for entry in entries
-    ]
-    connection.execute(insert(Log.__table__), rows)
 
 
 class SchedulerSide:
