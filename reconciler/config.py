@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from reconciler.core import policy
 from reconciler.core.decide import Policy
 from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.runtask import Profile
@@ -64,6 +65,11 @@ def _literal(value: Any) -> Any:
             return ast.literal_eval(value)
         except (ValueError, SyntaxError):
             raise ValueError("is neither JSON nor a Python literal") from None
+
+
+def _permissions(words: list[str]) -> list[str]:
+    policy.parse(frozenset(words))
+    return words
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -162,10 +168,17 @@ class ReconcilerOptions(SharedOptions):
     start_timeout: Seconds = Field(
         600.0, description="Seconds from RunTask's intent after which a task that is not RUNNING is stopped."
     )
-    allowed_run_task_parameters: Words = Field(
+    allowed_run_task_parameters: Annotated[Words, AfterValidator(_permissions)] = Field(
         [],
-        description="Rights-granting RunTask parameters that DAG authors may set in executor_config, of taskRoleArn, "
-        "executionRoleArn, enableExecuteCommand, volumeConfigurations.",
+        description="What DAG authors may set in executor_config besides what is harmless: taskRoleArn, "
+        "executionRoleArn, enableExecuteCommand, volumeConfigurations. NAME=PATTERN permits only such values, of these "
+        "and of any other parameter that is text.",
+        examples=["taskRoleArn=arn:aws:iam::*:role/etl-*, taskDefinition=etl-*"],
+    )
+    cost_tags: bool = Field(
+        True,
+        description="Whether each ECS task gets the tags airflow:dag_id, airflow:task_id, airflow:run_id and "
+        "airflow:team, by which AWS can split the bill. Needs the permission ecs:TagResource.",
     )
     retention: Seconds = Field(
         172800.0, ge=7200, description="Seconds for which acknowledged workloads are kept, at least 7200."
@@ -248,11 +261,12 @@ def daemon_settings(read: Read) -> DaemonSettings:
         run_task=run_task,
         environment={"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api},
         allowed=frozenset(options.allowed_run_task_parameters),
+        cost_tags=options.cost_tags,
     )
-    policy = Policy(
+    limits = Policy(
         max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)
     )
-    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=policy, sql_alchemy_conn=connection)
+    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=limits, sql_alchemy_conn=connection)
 
 
 def _run_task(ecs: EcsExecutorOptions, problems: list[str]) -> dict[str, Any]:

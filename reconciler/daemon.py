@@ -23,6 +23,7 @@ from reconciler.core.gate import Gate
 from reconciler.core.phase import LIVE
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
+from reconciler.ecs.loggroups import LogGroups
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
 from reconciler.manager import Manager
@@ -146,6 +147,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
             api_gate=gates["api_server"],
             max_running_tasks=options.max_running_tasks,
             on_answer=metrics.answered,
+            logs_of=LogGroups(gateway, profile.container_name, clock),
         )
         adopt = Adopt(
             store,

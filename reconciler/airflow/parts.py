@@ -12,7 +12,9 @@ from airflow.configuration import conf
 from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
 
+from reconciler.airflow import auditlog
 from reconciler.airflow.adoption import adopt, take_over
+from reconciler.airflow.audit import Audit
 from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import reader
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Parts"]
 
 UPKEEP_EVERY: Final = timedelta(seconds=5)
+AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
 
 
@@ -58,8 +61,10 @@ class Parts:
         side = SchedulerSide(self.begin, executor, self.enqueue)
         self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
-        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after)
+        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after, auditlog.asked_by)
+        self._audit = Audit(self.begin, auditlog.write, self._owner)
         self._upkeep_due = Every(UPKEEP_EVERY)
+        self._audit_due = Every(AUDIT_EVERY)
         self._demand_due = Every(DEMAND_EVERY)
         self._now: datetime | None = None
         if executor.parallelism < options.max_running_tasks:
@@ -92,6 +97,9 @@ class Parts:
                 self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):
             self._now = self._delivery.deliver()
+        if self._now is not None and self._audit_due.due(self._now):
+            with self._trouble.contained("writing the audit log"):
+                self._audit.tell()
         if self._now is not None and self._demand_due.due(self._now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:

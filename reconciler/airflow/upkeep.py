@@ -16,7 +16,7 @@ from reconciler.core.task import Kind, TaskKey, Workload
 from reconciler.store import schema, shim
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -110,11 +110,20 @@ def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload
 class Upkeep:
     """Heals the bookkeeping, withdraws what nobody wants, gives back what waits too long, takes over from the dead."""
 
-    def __init__(self, begin: Begin, airflow: AirflowSide, owner: Owner, shed_after: timedelta) -> None:
+    def __init__(
+        self,
+        begin: Begin,
+        airflow: AirflowSide,
+        owner: Owner,
+        shed_after: timedelta,
+        asked_by: Callable[[Connection, Collection[str]], Mapping[str, str]] = lambda *_: {},
+    ) -> None:
+        """`asked_by`: who ended the task instances of these exec_ids, where that is known."""
         self._begin = begin
         self._airflow = airflow
         self._owner = owner
         self._shed_after = shed_after
+        self._asked_by = asked_by
         self._open: dict[str, Workload] = {}
         self._suspects: set[str] = set()
         self._take_over_due = Every(TAKE_OVER_EVERY)
@@ -166,14 +175,18 @@ class Upkeep:
 
     def _withdraw(self, reasons: Mapping[str, str]) -> None:
         """Two passes must agree: the first may have met Airflow between two of its transactions."""
-        confirmed: dict[str, list[str]] = {}
-        for exec_id in self._suspects & reasons.keys():
-            confirmed.setdefault(reasons[exec_id], []).append(exec_id)
+        agreed = self._suspects & reasons.keys()
         self._suspects = set(reasons)
-        if confirmed:
-            with self._begin() as connection:
-                for why, exec_ids in sorted(confirmed.items()):
-                    shim.want_stop(connection, exec_ids, why)
+        if not agreed:
+            return
+        with self._begin() as connection:
+            who = self._asked_by(connection, agreed)
+            confirmed: dict[str, list[str]] = {}
+            for exec_id in agreed:
+                why = f"{reasons[exec_id]} ({who[exec_id]})" if exec_id in who else reasons[exec_id]
+                confirmed.setdefault(why, []).append(exec_id)
+            for why, exec_ids in sorted(confirmed.items()):
+                shim.want_stop(connection, exec_ids, why)
 
     def _shed(self) -> None:
         """Give back to Airflow what has waited too long for its launch, before Airflow calls it stuck in QUEUED.

@@ -9,7 +9,7 @@ from reconciler.core import decide, identity, runtask
 from reconciler.core.answer import Accepted, Answer, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from reconciler.core.gate import Gate
     from reconciler.core.task import Workload
@@ -58,12 +58,14 @@ class Launch:
         api_gate: Gate,
         max_running_tasks: int,
         on_answer: Callable[[Workload, Answer], None],
+        logs_of: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
+        """`logs_of`: where CloudWatch gets the output of our container of a task definition, if that is known."""
         self._store, self._calls, self._delivery, self._clock = store, calls, delivery, clock
         self._profile, self._policy = profile, policy
         self._gate, self._api_gate = ecs_gate, api_gate
         self._max_running_tasks = max_running_tasks
-        self._on_answer = on_answer
+        self._on_answer, self._logs_of = on_answer, logs_of
         self._certain: set[identity.Launched] = set()
         """Launches whose every call so far was made by this process and is known to have done nothing."""
         self._resend_at: dict[identity.Launched, tuple[int, float]] = {}
@@ -176,7 +178,8 @@ class Launch:
         changes: list[Change] = []
         for w in chosen:
             try:
-                params = runtask.plan(self._profile, w.exec_id, w.spec.executor_config if w.spec else {})
+                asked = w.spec.executor_config if w.spec else {}
+                params = runtask.plan(self._profile, w.exec_id, asked, runtask.cost_tags(w))
                 new = decide.intended(
                     w,
                     snapshot.now,
@@ -184,9 +187,10 @@ class Launch:
                     cluster=self._profile.cluster,
                     family=runtask.family_of(str(params["taskDefinition"])),
                     params=params,
+                    logs=self._logs_of(str(params["taskDefinition"])),
                 )
                 runtask.compose(params, self._delivery.command(new), "", "")  # for its size
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 new = decide.invalid(w, snapshot.now, str(error))
             changes.append((w, new))
         claimed = [w for w in self._store.save(changes, lease) if w.in_flight] if changes else []

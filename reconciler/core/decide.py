@@ -70,7 +70,14 @@ class Policy:
 
 
 def intended(
-    w: Workload, now: datetime, *, profile: str, cluster: str, family: str, params: Mapping[str, Any]
+    w: Workload,
+    now: datetime,
+    *,
+    profile: str,
+    cluster: str,
+    family: str,
+    params: Mapping[str, Any],
+    logs: Mapping[str, str] | None = None,
 ) -> Workload:
     """The intent: from here on a task may exist. Must be committed before RunTask is called."""
     return w.moved(
@@ -83,6 +90,7 @@ def intended(
         cluster=cluster,
         family=family,
         params=params,
+        logs=logs,
         task_arn=None,
         ecs_version=0,
         last_status=None,

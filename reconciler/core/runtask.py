@@ -1,19 +1,25 @@
-"""The RunTask request: what the operator configured, what the DAG's author asked for, and who may decide what.
+"""The RunTask request: what the operator configured, what the DAG's author asked for, and our own part.
 
-`executor_config` comes from DAG authors and the table is untrusted input, so the daemon checks every request here
-before the intent. Precedence, lowest to highest: options, `run_task_kwargs`, `executor_config`; mappings are merged,
-lists and plain values replaced. Parameters: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html
+Who may decide what is in `policy`. Precedence, lowest to highest: options, `run_task_kwargs`, `executor_config`;
+mappings are merged, lists and plain values replaced.
+Parameters: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from reconciler.core import policy
+from reconciler.core.policy import RequestRefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from reconciler.core.task import Workload
 
 __all__ = [
     "EXEC_ID_VARIABLE",
@@ -21,9 +27,11 @@ __all__ = [
     "Profile",
     "RequestRefusedError",
     "compose",
+    "cost_tags",
     "family_of",
     "merge",
     "plan",
+    "tag_text",
 ]
 
 EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
@@ -32,43 +40,11 @@ EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
 
-_NEVER: Final = frozenset({"cluster", "count", "clientToken", "startedBy", "referenceId"})
-"""Who a task is and where it runs. Never a DAG author's to decide."""
 
-_ALLOWED: Final = frozenset(
-    {
-        "capacityProviderStrategy",
-        "enableECSManagedTags",
-        "group",
-        "launchType",
-        "networkConfiguration",
-        "overrides",
-        "placementConstraints",
-        "placementStrategy",
-        "platformVersion",
-        "propagateTags",
-        "tags",
-        "taskDefinition",
-    }
-)
-_OVERRIDES_ALLOWED: Final = frozenset({"containerOverrides", "cpu", "memory", "ephemeralStorage"})
-_CONTAINER_ALLOWED: Final = frozenset(
-    {"name", "environment", "cpu", "memory", "memoryReservation", "resourceRequirements"}
-)
-
-_BY_OPTION: Final = {
-    "taskRoleArn": "overrides",
-    "executionRoleArn": "overrides",
-    "enableExecuteCommand": "",
-    "volumeConfigurations": "",
-}
-"""Members that grant rights: allowed only if `[ecs_reconciler] allowed_run_task_parameters` names them."""
-
-_RESERVED_VARIABLES: Final = ("AIRFLOW__", "AIRFLOW_IS_EXECUTOR_CONTAINER", "ECS_RECONCILER_", "AWS_", "LD_")
-
-
-class RequestRefusedError(ValueError):
-    """The request of one workload can never be sent. The message names what is wrong and the way out."""
+TAGS_LIMIT: Final = 50
+"""How many tags an ECS task may have."""
+TAG_KEY, TAG_VALUE = 128, 256
+"""How many characters a tag's key and value may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +59,10 @@ class Profile:
     """What every container is given besides its identity."""
     name: str = "default"
     allowed: frozenset[str] = frozenset()
-    """Rights-granting members that DAG authors may set. See `[ecs_reconciler] allowed_run_task_parameters`."""
+    """What DAG authors may set besides, or only: the words of `[ecs_reconciler] allowed_run_task_parameters`."""
+
+    cost_tags: bool = True
+    """Whether each ECS task is tagged with what it runs. See `[ecs_reconciler] cost_tags`."""
 
     @property
     def family(self) -> str:
@@ -104,23 +83,55 @@ def family_of(task_definition: str) -> str:
     return task_definition.rsplit("/", 1)[-1].split(":", 1)[0]
 
 
-def plan(profile: Profile, exec_id: str, executor_config: Mapping[str, Any]) -> dict[str, Any]:
+def tag_text(text: str, limit: int) -> str:
+    """`text` with nothing in it that AWS does not take in a tag, and not longer than `limit`.
+
+    AWS takes letters, numbers and blanks of any script, and _ . : / = + - @:
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-using-tags.html
+    """
+    good = (c if unicodedata.category(c)[0] in "LNZ" or c in "_.:/=+-@" else "_" for c in text[:limit])
+    return "".join(good)
+
+
+def cost_tags(w: Workload) -> dict[str, str]:
+    """What an ECS task is run for, as tags by which AWS can split the bill. A callback belongs to no task."""
+    facts = {"dag_id": w.key.dag_id, "task_id": w.key.task_id, "run_id": w.key.run_id, "team": w.team}
+    return {f"airflow:{name}": tag_text(value, TAG_VALUE) for name, value in facts.items() if value}
+
+
+def plan(
+    profile: Profile, exec_id: str, executor_config: Mapping[str, Any], tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The RunTask parameters of a workload, without identity and command. Raises RequestRefusedError.
 
     They are frozen by the intent: a repeated call must send the same bytes, whatever has been configured since.
+    A container override without a name is that of the container that runs the task.
     """
-    _check(executor_config, profile)
+    policy.check(executor_config, profile.allowed, profile.container_name)
     request: dict[str, Any] = merge(profile.run_task, executor_config)
     environment = {**profile.environment, "AIRFLOW_IS_EXECUTOR_CONTAINER": "true", EXEC_ID_VARIABLE: exec_id}
-    containers = list(request.get("overrides", {}).get("containerOverrides", []))
-    ours = next((c for c in containers if c.get("name") == profile.container_name), {"name": profile.container_name})
+    mine: dict[str, Any] = {"name": profile.container_name}
+    others = []
+    for container in request.get("overrides", {}).get("containerOverrides", []):
+        if container.get("name", profile.container_name) == profile.container_name:
+            mine |= container
+        else:
+            others.append(container)
     added = [{"name": name, "value": value} for name, value in sorted(environment.items())]
-    mine = {**ours, "environment": [*ours.get("environment", []), *added]}
-    others = [c for c in containers if c.get("name") != profile.container_name]
+    mine["environment"] = [*mine.get("environment", []), *added]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
+    if tags and profile.cost_tags:
+        request["tags"] = _tagged(request.get("tags", []), tags)
     request["count"] = 1
     request["cluster"] = profile.cluster
     return request
+
+
+def _tagged(given: Sequence[Mapping[str, str]], tags: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """The tags that were asked for, and ours, which nobody else may set: a bill is no place for a forged name."""
+    kept = [tag for tag in given if tag.get("key") not in tags]
+    room = max(TAGS_LIMIT - len(kept), 0)
+    return [*kept, *({"key": key, "value": value} for key, value in list(tags.items())[:room])]
 
 
 def compose(params: Mapping[str, Any], command: Sequence[str], token: str, started_by: str) -> dict[str, Any]:
@@ -137,57 +148,3 @@ def compose(params: Mapping[str, Any], command: Sequence[str], token: str, start
             "(environment variables most of all) or move it into the task definition"
         )
     return {**params, "overrides": overrides, "clientToken": token, "startedBy": started_by}
-
-
-def _check(config: object, profile: Profile) -> None:
-    """Refuse what a DAG author may not decide."""
-    config = _mapping(config, "the whole")
-    _check_members(config, _ALLOWED, "", profile)
-    overrides = _mapping(config.get("overrides", {}), "overrides")
-    _check_members(overrides, _OVERRIDES_ALLOWED, "overrides", profile)
-    containers = overrides.get("containerOverrides", [])
-    if not isinstance(containers, list):
-        raise RequestRefusedError("executor_config: overrides.containerOverrides must be a list")
-    for container in containers:
-        entry = _mapping(container, "overrides.containerOverrides[]")
-        if not isinstance(entry.get("name"), str):
-            raise RequestRefusedError(
-                f'executor_config: each of overrides.containerOverrides needs a "name"; '
-                f'the one that runs the task is "{profile.container_name}"'
-            )
-        _check_members(entry, _CONTAINER_ALLOWED, "overrides.containerOverrides[]", profile)
-        variables = entry.get("environment", [])
-        if not isinstance(variables, list):
-            raise RequestRefusedError("executor_config: overrides.containerOverrides[].environment must be a list")
-        for variable in variables:
-            _check_variable(_mapping(variable, "overrides.containerOverrides[].environment[]"))
-
-
-def _check_members(config: Mapping[str, Any], allowed: frozenset[str], where: str, profile: Profile) -> None:
-    for member in config:
-        if member in allowed:
-            continue
-        path = f"{where}.{member}" if where else member
-        if _BY_OPTION.get(member) == where:
-            if member in profile.allowed:
-                continue
-            raise RequestRefusedError(
-                f"executor_config sets {path}, which grants rights: an operator may allow it with "
-                f"[ecs_reconciler] allowed_run_task_parameters = {member}"
-            )
-        why = "only the operator's configuration decides it" if member in _NEVER else "it is not one a DAG may set"
-        raise RequestRefusedError(f"executor_config sets {path}, but {why}: remove it")
-
-
-def _check_variable(variable: Mapping[str, Any]) -> None:
-    name, value = variable.get("name"), variable.get("value")
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise RequestRefusedError("executor_config: environment variables are given as {name, value}, both strings")
-    if name.startswith(_RESERVED_VARIABLES) or name in ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"):
-        raise RequestRefusedError(f"executor_config sets the reserved environment variable {name}: choose another name")
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RequestRefusedError(f"executor_config: {where} must be a mapping, not {type(value).__name__}")
-    return value

@@ -90,6 +90,8 @@ class Workload:
     family: str | None = None
     params: Mapping[str, Any] | None = None
     """RunTask parameters as frozen by the intent, without identity and command. They hold no secret."""
+    logs: Mapping[str, str] | None = None
+    """Where CloudWatch has the container's output, as known at the intent. See `core.logs`."""
     task_arn: str | None = None
     ecs_version: int = 0
     last_status: str | None = None

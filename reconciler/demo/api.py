@@ -71,6 +71,15 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}"
         self._call("PATCH", path, {"new_state": state})
 
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """What "Delete run" in the UI does."""
+        self._call("DELETE", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """What a task's page shows of its log."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/logs/{try_number}"
+        return json.dumps(self._call("GET", f"{path}?full_content=true"))
+
     def events(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """The audit log of a run."""
         return self._list(f"/eventLogs?dag_id={dag_id}&run_id={quote(run_id, safe='')}", "event_logs")
@@ -87,7 +96,8 @@ class AirflowApi:
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         if self._token is None:
             self._token = str(json.loads(fetch(self._port, "/auth/token"))["access_token"])
-        return json.loads(fetch(self._port, f"/api/v2{path}", method=method, body=body, token=self._token))
+        text = fetch(self._port, f"/api/v2{path}", method=method, body=body, token=self._token)
+        return json.loads(text) if text else None
 
 
 def fetch(

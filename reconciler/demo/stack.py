@@ -79,11 +79,11 @@ class Stack:
         commands = {
             "local-ecs": ("reconciler", ["local-ecs", *here, str(self.ecs_port), *containers], container),
             "migrate": ("airflow", ["db", "migrate"], control),
-            "api-server": ("airflow", ["api-server", *here, str(self.api_port)], control),
+            "api-server": ("airflow", ["api-server", *here, str(self.api_port)], control | self._aws_environment()),
             "scheduler": ("airflow", ["scheduler", "--skip-serve-logs"], control),
             "dag-processor": ("airflow", ["dag-processor"], control),
             "triggerer": ("airflow", ["triggerer", "--skip-serve-logs"], control),
-            "daemon": ("reconciler", ["run"], control | self._daemon_environment()),
+            "daemon": ("reconciler", ["run"], control | self._aws_environment()),
         }
         self.processes = {
             name: Process(name, [python, "-m", module, *arguments], environment, directory / f"{name}.log")
@@ -244,10 +244,11 @@ class Stack:
             "AIRFLOW__AWS_ECS_EXECUTOR__SUBNETS": "subnet-0123456789abcdef0",
         }
 
-    def _daemon_environment(self) -> dict[str, str]:
-        """What the daemon alone has: a way to ECS."""
+    def _aws_environment(self) -> dict[str, str]:
+        """What the daemon alone has, a way to ECS, and the API server, a way to the logs."""
         return {
             "AWS_ENDPOINT_URL_ECS": self.ecs_url,
+            "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": self.ecs_url,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -44,6 +44,22 @@ def vcpus(request: Mapping[str, Any], definition: Mapping[str, Any]) -> float:
     return int(cpu) / 1024 if cpu and str(cpu).isdecimal() else 0.0
 
 
+def pulls(definition: Mapping[str, Any]) -> tuple[bool, str | None]:
+    """Whether the images of a task can be pulled, and if not, with what error: None for a pull that never ends.
+
+    There are no images here, but two names that stand for a bad one, from whatever registry and with whatever tag.
+    """
+    for container in definition["containerDefinitions"]:
+        image = str(container["image"])
+        match image.rpartition("/")[2].partition(":")[0].partition("@")[0]:
+            case "no-such-image":
+                retried = "CannotPullContainerError: pull image manifest has been retried 1 time(s)"
+                return False, f"{retried}: failed to resolve ref {image}: {image}: not found"
+            case "endless-image":
+                return False, None
+    return True, None
+
+
 def make_task(
     request: Mapping[str, Any],
     cluster: Cluster,

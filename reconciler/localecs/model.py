@@ -18,7 +18,7 @@ from reconciler.localecs.task_operations import Answer, Request, TaskOperations
 from reconciler.localecs.throttle import GROUPS, Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from random import Random  # noqa: TID251 - the type; the instance is an argument
 
     from reconciler.localecs.settings import Settings
@@ -104,6 +104,14 @@ class EcsModel:
         """Reclaim a Spot task: SIGTERM, then SIGKILL after its stopTimeout; stopCode SpotInterruption."""
         now = self._move_to(now)
         self._lifecycle.stop(self._tasks.known[task_arn], "SpotInterruption", "Your Spot Task was interrupted.", now)
+
+    def find_definition_of(self, task_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        """The ARN of a task by its id, and what its task definition says; None for a task that is not known."""
+        for arn, task in self._tasks.known.items():
+            if arn.endswith(f"/{task_id}"):
+                definition = self._registry.find_definition(task.fixed["taskDefinitionArn"])
+                return (arn, definition.described) if definition else None
+        return None
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start: calls by operation and by throttling group, tasks in all, now, and by clientToken."""

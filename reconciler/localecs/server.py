@@ -14,6 +14,8 @@ from pathlib import Path
 from random import Random  # noqa: TID251 - the server is a composition root
 from typing import TYPE_CHECKING, Any, Self
 
+from reconciler.localecs.errors import AwsError
+from reconciler.localecs.logs import get_log_events, no_such_stream, stream_prefix
 from reconciler.localecs.model import EcsModel
 from reconciler.localecs.runner import Runner
 from reconciler.localecs.settings import Settings
@@ -31,7 +33,21 @@ DEMO_DEFINITION: Mapping[str, Any] = {
     "requiresCompatibilities": ["FARGATE"],
     "cpu": "256",
     "memory": "512",
-    "containerDefinitions": [{"name": "airflow", "image": "apache/airflow", "essential": True}],
+    "containerDefinitions": [
+        {
+            "name": "airflow",
+            "image": "apache/airflow",
+            "essential": True,
+            "logConfiguration": {
+                "logDriver": "awslogs",
+                "options": {
+                    "awslogs-group": "/ecs/airflow-task",
+                    "awslogs-region": "us-east-1",
+                    "awslogs-stream-prefix": "ecs",
+                },
+            },
+        }
+    ],
 }
 
 
@@ -64,7 +80,7 @@ class LocalEcs:
         self.model = EcsModel(self.settings, Random(seed))  # noqa: S311 - makes names, not secrets
         self.lock = threading.Condition()
         self._epoch = time.time() - time.monotonic()  # noqa: TID251 - the server owns its clock
-        self._shapes = Shapes()
+        self._shapes, self._log_shapes = Shapes("ecs"), Shapes("logs")
         self._stop_tasks, self._stop_grace = stop_tasks, stop_grace
         self._stopping = False
         self.runner = Runner(directory, image_environment(os.environ), self.container_exited) if directory else None
@@ -145,6 +161,23 @@ class LocalEcs:
         if delay:
             time.sleep(delay)  # noqa: TID251 - this is the network's slowness, not a wait for anything
         return answer
+
+    def call_logs(self, operation: str, request: Any) -> dict[str, Any]:
+        """The same for CloudWatch Logs, of which there is GetLogEvents only."""
+        self._log_shapes.check_request(operation, request)
+        if operation != "GetLogEvents":
+            raise AwsError("UnknownOperationException", f"There is no {operation} here, only GetLogEvents.")
+        prefix, _, task_id = request["logStreamName"].rpartition("/")
+        container = prefix.rpartition("/")[2]
+        with self.lock:
+            found = self.model.find_definition_of(task_id)
+        path = self.runner.log_path(found[0], container) if self.runner and found else None
+        if found is None or path is None or not path.exists():
+            raise no_such_stream()
+        if stream_prefix(found[1], container, request.get("logGroupName", "")) != prefix:
+            raise no_such_stream()
+        lines = path.read_text(errors="replace").splitlines()
+        return get_log_events(request, lines, path.stat().st_mtime)
 
     def _drive(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Checks a request's types against botocore's own description of ECS, so that the model may rely on them."""
+"""Checks a request's types against botocore's own description of a service, so that the model may rely on them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 class Shapes:
-    """The input shapes of ECS."""
+    """The input shapes of one service."""
 
-    def __init__(self) -> None:
-        self._service: ServiceModel = get_session().get_service_model("ecs")
+    def __init__(self, service: str) -> None:
+        self._service: ServiceModel = get_session().get_service_model(service)
         self._operations = frozenset(self._service.operation_names)
 
     def check_request(self, operation: str, request: Any) -> None:
@@ -38,7 +38,7 @@ class Shapes:
         Members that botocore does not know are ignored, as ECS ignores them.
         """
         if operation not in self._operations:
-            raise AwsError("UnknownOperationException", f"ECS has no operation {operation!r}.")
+            raise AwsError("UnknownOperationException", f"There is no operation {operation!r}.")
         _check(self._service.operation_model(operation).input_shape, request, operation)
 
 

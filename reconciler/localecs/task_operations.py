@@ -120,6 +120,9 @@ class TaskOperations:
             rng=self._rng,
         )
         rule = self._faults.start_failure(request)
+        pulled, error = launch.pulls(definition.described)
+        if not pulled:
+            task.fails_at, task.fails_with = "PENDING", error
         if rule is not None:
             task.fails_at, task.fails_with = rule.status, rule.stopped_reason
         self.known[task.arn] = task

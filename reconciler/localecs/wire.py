@@ -1,4 +1,4 @@
-"""AWS JSON 1.1 over HTTP: one POST for every ECS call, errors in AWS's format, and two paths to look at the server."""
+"""AWS JSON 1.1 over HTTP: one POST for every call, errors in AWS's format, and two paths to look at the server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconciler.localecs.server import LocalEcs
 
 TARGET_PREFIX = "AmazonEC2ContainerServiceV20141113."
+LOGS_PREFIX = "Logs_20140328."
 
 
 class HttpServer(ThreadingHTTPServer):
@@ -75,7 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         target = self.headers.get("X-Amz-Target", "")
         try:
-            answer = self.server.ecs.call(_operation(target), _parsed(body))
+            if target.startswith(LOGS_PREFIX):
+                answer = self.server.ecs.call_logs(target.removeprefix(LOGS_PREFIX), _parsed(body))
+            else:
+                answer = self.server.ecs.call(_operation(target), _parsed(body))
         except ResponseLost:
             self.close_connection = True
         except AwsError as error:

@@ -36,6 +36,7 @@ STATUS: Final = (
     "cluster",
     "family",
     "params",
+    "logs",
     "task_arn",
     "ecs_version",
     "last_status",

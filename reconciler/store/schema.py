@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     event,
     literal_column,
+    or_,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from sqlalchemy import FromClause
 
 __all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "UtcDateTime", "attempts", "finished", "in_flight", "leases"]
-__all__ += ["metadata", "opened", "pending", "phase_in", "refused", "undelivered", "unwanted", "workloads"]
+__all__ += ["metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold", "unwanted"]
+__all__ += ["workloads"]
 
 SPEC_VERSION: Final = 1
 """The form of a row's spec. A daemon leaves rows of a newer form alone until it is upgraded itself."""
@@ -73,7 +75,11 @@ class Json(TypeDecorator["Mapping[str, Any]"]):
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002 - SQLAlchemy's signature
-        read: dict[str, Any] | None = None if value is None else json.loads(value)
+        try:
+            read: dict[str, Any] | None = None if value is None else json.loads(value)
+        except (ValueError, RecursionError):
+            # One row that somebody spoiled must not hide all others. The policy refuses this, so only its task fails.
+            return {"unreadable JSON": True}
         return read
 
 
@@ -115,6 +121,7 @@ workloads: Final = Table(
     Column("cluster", Text),
     Column("family", Text),
     Column("params", Json),
+    Column("logs", Json),
     Column("task_arn", Text),
     Column("ecs_version", BigInteger, nullable=False),
     Column("last_status", Text),
@@ -141,6 +148,8 @@ attempts: Final = Table(
     Column("closed_at", UtcDateTime),
     Column("verdict", Text),
     Column("task_arn", Text),
+    # With a default of the database's own: a daemon of the release before does not know this column.
+    Column("told", Integer, nullable=False, server_default="0"),
 )
 
 leases: Final = Table(
@@ -211,6 +220,13 @@ def undelivered(table: FromClause) -> ColumnElement[bool]:
     return and_(finished(table), table.c.version > table.c.acked_version)
 
 
+def untold(table: FromClause) -> ColumnElement[bool]:
+    """A launch, or its end, that Airflow's audit log does not have yet. `told` counts what it has: 0, 1 or 2."""
+    launched = and_(table.c.told == literal_column("0"), table.c.task_arn.is_not(None))
+    ended = and_(table.c.told < literal_column("2"), table.c.closed_at.is_not(None))
+    return or_(launched, ended)
+
+
 def _partial(name: str, predicate: ColumnElement[bool], *columns: ColumnElement[Any]) -> Index:
     return Index(name, *columns, postgresql_where=predicate, sqlite_where=predicate)
 
@@ -223,4 +239,10 @@ _partial("ix_ecs_workload_unwanted", unwanted(workloads), _c.deployment)
 _partial("ix_ecs_workload_refused", refused(workloads), _c.deployment)
 _partial("ix_ecs_workload_undelivered", undelivered(workloads), _c.deployment, _c.owner_job_id, _c.updated_at)
 _partial("ix_ecs_workload_finished", finished(workloads), _c.deployment, _c.updated_at)
+Index(
+    "ix_ecs_launch_attempt_untold",
+    attempts.c.exec_id,
+    postgresql_where=untold(attempts),
+    sqlite_where=untold(attempts),
+)
 Index("ix_ecs_workload_key", _c.dag_id, _c.task_id, _c.run_id, _c.map_index, _c.try_number)

@@ -150,10 +150,11 @@ class TestLaunch:
         assert "count" in (world.row("a").reason or "")
         assert "RunTask" not in world.model.stats()["operations"]
 
-    def test_one_poisoned_row_does_not_stop_its_neighbours(self, world: World) -> None:
+    @pytest.mark.parametrize("poison", ["[1, 2]", "{", '{"tags":' + "[" * 100000, '{"group": NaN}', '"text"'])
+    def test_one_poisoned_row_does_not_stop_its_neighbours(self, world: World, poison: str) -> None:
         world.queue("bad", "good")
         with world.engine.begin() as conn:
-            conn.exec_driver_sql("UPDATE ecs_workload SET executor_config = '[1, 2]' WHERE exec_id = 'bad'")
+            conn.exec_driver_sql("UPDATE ecs_workload SET executor_config = ? WHERE exec_id = 'bad'", (poison,))
         ended(world, "bad", "good")
         assert (world.row("bad").phase, world.row("good").phase) == (Phase.FAILED_START, Phase.EXITED)
 

@@ -47,6 +47,7 @@ def test_every_field_of_a_workload_comes_back_as_it_went_in(prod: Deployment) ->
         "cluster": "arn:aws:ecs:eu-central-1:1:cluster/c",
         "family": "f" * 300,
         "params": {"tags": [{"key": "k", "value": "ü"}], "count": 1},
+        "logs": {"group": "g", "region": "r", "prefix": "p/c"},
         "task_arn": "arn",
         "ecs_version": 2**40,
         "last_status": "RUNNING",
@@ -303,6 +304,7 @@ def test_an_attempt_is_opened_by_its_intent_and_closed_by_its_end(prod: Deployme
         "closed_at": None,
         "verdict": None,
         "task_arn": None,
+        "told": 0,
     }
 
     again = prod.move("x", Phase.PENDING, reason="no capacity")

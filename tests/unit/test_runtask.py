@@ -8,8 +8,6 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reconciler.core import runtask
 
@@ -69,90 +67,6 @@ def test_the_authors_mapping_is_left_as_it_was() -> None:
     plan(config)
     plan(config)
     assert json.dumps(config) == before
-
-
-@pytest.mark.parametrize("member", ["cluster", "count", "clientToken", "startedBy", "referenceId"])
-def test_identity_and_place_are_never_the_authors(member: str) -> None:
-    with pytest.raises(runtask.RequestRefusedError, match=f"sets {member}, but only the operator"):
-        plan({member: "x"})
-
-
-@pytest.mark.parametrize(
-    ("config", "path"),
-    [
-        ({"name": "x"}, "name"),
-        ({"command": ["x"]}, "command"),
-        (container(command=["x"]), r"overrides.containerOverrides\[\].command"),
-        ({"overrides": {"inferenceAcceleratorOverrides": []}}, "overrides.inferenceAcceleratorOverrides"),
-        ({"anythingNew": 1}, "anythingNew"),
-    ],
-)
-def test_what_is_not_allowed_is_named(config: dict[str, Any], path: str) -> None:
-    with pytest.raises(runtask.RequestRefusedError, match=f"sets {path}, but it is not one a DAG may set"):
-        plan(config)
-
-
-@pytest.mark.parametrize(
-    ("member", "config"),
-    [
-        ("taskRoleArn", {"overrides": {"taskRoleArn": "arn"}}),
-        ("executionRoleArn", {"overrides": {"executionRoleArn": "arn"}}),
-        ("enableExecuteCommand", {"enableExecuteCommand": True}),
-        ("volumeConfigurations", {"volumeConfigurations": []}),
-    ],
-)
-def test_rights_are_granted_only_by_an_option_that_the_refusal_names(member: str, config: dict[str, Any]) -> None:
-    with pytest.raises(runtask.RequestRefusedError, match=f"allowed_run_task_parameters = {member}"):
-        plan(config)
-    allowing = runtask.Profile(
-        cluster="airflow", container_name="main", run_task=PROFILE.run_task, allowed=frozenset({member})
-    )
-    assert plan(config, allowing)["cluster"] == "airflow"
-
-
-@pytest.mark.parametrize(
-    "name", ["AIRFLOW__CORE__FERNET_KEY", "AWS_ACCESS_KEY_ID", "LD_PRELOAD", "PATH", "ECS_RECONCILER_EXEC_ID"]
-)
-def test_reserved_variables_can_not_be_set(name: str) -> None:
-    with pytest.raises(runtask.RequestRefusedError, match=f"reserved environment variable {name}"):
-        plan(container(environment=[{"name": name, "value": "x"}]))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        ["not", "a", "mapping"],
-        {"overrides": "x"},
-        {"overrides": {"containerOverrides": {"name": "main"}}},
-        {"overrides": {"containerOverrides": ["main"]}},
-        {"overrides": {"containerOverrides": [{"cpu": 1}]}},
-        container(environment=[{"name": "A", "value": 1}]),
-        container(environment=["A=1"]),
-        container(environment="A=1"),
-        container(environment=None),
-    ],
-)
-def test_a_wrong_shape_is_refused_in_words(config: Any) -> None:
-    with pytest.raises(runtask.RequestRefusedError, match="executor_config"):
-        plan(config)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
-    max_leaves=8,
-)
-members = st.sampled_from(["overrides", "tags", "cluster", "count", "launchType", "containerOverrides", "name"])
-
-
-@given(st.dictionaries(members | st.text(max_size=5), json_values, max_size=4))
-def test_whatever_an_author_writes_is_planned_or_refused_and_never_moves_the_task(config: dict[str, Any]) -> None:
-    try:
-        request = plan(config)
-    except runtask.RequestRefusedError:
-        return
-    assert (request["cluster"], request["count"]) == ("airflow", 1)
-    assert request["overrides"]["containerOverrides"][0]["name"] == "main"
 
 
 def test_the_whole_request_suits_the_service_model_of_the_sdk() -> None:

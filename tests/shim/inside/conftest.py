@@ -60,6 +60,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A scheduler, and a daemon that is alive. Whatever is done from time to time is done with each heartbeat."""
     monkeypatch.setattr(parts, "UPKEEP_EVERY", timedelta(0))
     monkeypatch.setattr(parts, "DEMAND_EVERY", timedelta(0))
+    monkeypatch.setattr(parts, "AUDIT_EVERY", timedelta(0))
     forget_everything()
     return World()
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
 from sqlalchemy import select
@@ -104,6 +105,62 @@ def test_a_workload_without_a_task_instance_is_withdrawn(world: World) -> None:
     world.beat()
 
     assert wanted(world, w) == ("STOP", "the task instance is gone")
+
+
+def acted(w: Workload, event: str, *, later: float = 1, **columns: Any) -> None:
+    """A user's action, as Airflow's API server notes it."""
+    given = {"task_id": None, "run_id": w.key.run_id, "owner": "ada", "extra": "{}", **columns}
+    assert w.created_at is not None
+    with create_session() as session:
+        row = Log(event, **{name: given[name] for name in ("task_id", "run_id", "owner", "extra")}, dag_id="etl")
+        row.dttm = w.created_at + timedelta(seconds=later)
+        session.add(row)
+
+
+@pytest.mark.parametrize(
+    ("event", "columns"),
+    [
+        ("patch_task_instance", {"task_id": "work"}),
+        ("post_clear_task_instances", {}),
+        ("patch_dag_run", {}),
+        ("delete_dag", {"run_id": None}),
+    ],
+)
+def test_the_reason_names_the_user_who_ended_it(world: World, event: str, columns: Any) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state="failed")
+    acted(w, event, **columns)
+    world.beat()
+    world.beat()
+    assert wanted(world, w) == ("STOP", f"the task instance is failed ({event} by ada)")
+
+
+@pytest.mark.parametrize(
+    ("event", "columns"),
+    [
+        ("patch_task_instance", {"task_id": "another"}),
+        ("patch_dag_run", {"run_id": "another"}),
+        ("patch_dag_run", {"later": -60}),
+        ("trigger_dag_run", {}),
+        ("post_clear_task_instances", {"extra": '{"dry_run": true}'}),
+    ],
+)
+def test_nobody_is_named_who_did_something_else(world: World, event: str, columns: Any) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state="failed")
+    acted(w, event, **columns)
+    world.beat()
+    world.beat()
+    assert wanted(world, w) == ("STOP", "the task instance is failed")
+
+
+def test_a_run_that_took_too_long_is_named_as_such(world: World) -> None:
+    (w,) = world.queued()
+    world.set_ti(w, state="skipped")
+    sql("UPDATE dag_run SET state = 'failed'")
+    world.beat()
+    world.beat()
+    assert wanted(world, w) == ("STOP", "the task instance is skipped (its DAG run timed out)")
 
 
 class TestShedding:

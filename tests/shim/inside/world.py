@@ -79,7 +79,16 @@ def make_run(run_id: str, dag_id: str = "etl") -> int:
 
 def forget_everything() -> None:
     with settings.get_engine().begin() as conn:
-        for table in ("task_instance", "dag_run", "callback", "log", "job", "ecs_workload", "ecs_lease"):
+        for table in (
+            "task_instance",
+            "dag_run",
+            "callback",
+            "log",
+            "job",
+            "ecs_workload",
+            "ecs_lease",
+            "ecs_launch_attempt",
+        ):
             conn.execute(text(f"DELETE FROM {table}"))
 
 

@@ -12,6 +12,7 @@ depends_on = None
 
 _TIME = sa.DateTime(timezone=True)
 _OPEN = "phase IN ('PENDING', 'LAUNCHING', 'STARTED', 'RUNNING', 'STOPPING')"
+_UNTOLD = "told = 0 AND task_arn IS NOT NULL OR told < 2 AND closed_at IS NOT NULL"
 _TERMINAL = "phase IN ('EXITED', 'FAILED_START', 'CANCELLED', 'LOST')"
 
 
@@ -51,6 +52,7 @@ def upgrade() -> None:
         sa.Column("cluster", sa.Text),
         sa.Column("family", sa.Text),
         sa.Column("params", sa.Text),
+        sa.Column("logs", sa.Text),
         sa.Column("task_arn", sa.Text),
         sa.Column("ecs_version", sa.BigInteger, nullable=False),
         sa.Column("last_status", sa.Text),
@@ -75,6 +77,7 @@ def upgrade() -> None:
         sa.Column("closed_at", _TIME),
         sa.Column("verdict", sa.Text),
         sa.Column("task_arn", sa.Text),
+        sa.Column("told", sa.Integer, nullable=False, server_default="0"),
         if_not_exists=True,
     )
     op.create_table(
@@ -101,13 +104,14 @@ def upgrade() -> None:
     _index("undelivered", ["deployment", "owner_job_id", "updated_at"], f"{_TERMINAL} AND version > acked_version")
     _index("finished", ["deployment", "updated_at"], _TERMINAL)
     _index("key", ["dag_id", "task_id", "run_id", "map_index", "try_number"], None)
+    _index("untold", ["exec_id"], _UNTOLD, "ecs_launch_attempt")
 
 
-def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None) -> None:
+def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None, table: str = "ecs_workload") -> None:
     where = None if predicate is None else sa.text(predicate)
     op.create_index(
-        f"ix_ecs_workload_{name}",
-        "ecs_workload",
+        f"ix_{table}_{name}",
+        table,
         columns,
         postgresql_where=where,
         sqlite_where=where,

@@ -1,0 +1,130 @@
+"""DAGs of what users do: images that can not be pulled, runs that are cancelled, and most of what Airflow offers.
+
+Tasks leave evidence as in `scenarios`: the run's conf names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, TriggerRule, dag, get_current_context, setup, task, task_group, teardown
+from airflow.sdk.bases.sensor import PokeReturnValue
+
+from reconciler.airflow import ecs_config
+
+HOLD_SECONDS = 240
+
+
+def testify(what: str) -> None:
+    context = get_current_context()
+    line = f"{what} {os.environ['ECS_RECONCILER_EXEC_ID']} {context['ti'].try_number}\n"
+    with Path(context["dag_run"].conf["evidence"]).open("a") as evidence:
+        evidence.write(line)
+
+
+def hold() -> None:
+    testify("ran")
+    print("the task holds until it is told to end", flush=True)
+    release = Path(get_current_context()["dag_run"].conf["release"])
+    deadline = time.monotonic() + HOLD_SECONDS
+    while not release.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody released this task")
+        time.sleep(0.2)
+    testify("ended")
+
+
+def one_task(dag_id: str, task_definition: str | None, timeout: timedelta | None = None) -> DAG:
+    config = ecs_config(task_definition=task_definition)
+    with DAG(dag_id, schedule=None, dagrun_timeout=timeout) as made:
+        task(task_id="work", executor_config=config)(hold)()
+    return made
+
+
+ALLOWED = timedelta(seconds=30)
+for definition in ("unpullable", "endless"):
+    globals()[definition] = one_task(definition, definition)
+    globals()[f"{definition}_in_time"] = one_task(f"{definition}_in_time", definition, ALLOWED)
+holds_in_time = one_task("holds_in_time", None, ALLOWED)
+
+
+@dag(schedule=None, max_active_tasks=64)
+def everything():
+    """Mapped tasks, a task group, setup and teardown, a trigger rule, sensors, a pool."""
+
+    @setup
+    @task
+    def begin():
+        testify("begin")
+
+    @teardown(on_failure_fail_dagrun=False)
+    @task
+    def finish():
+        testify("finish")
+
+    @task_group
+    def group():
+        @task(pool="narrow", retries=0)
+        def square(number: int) -> int:
+            testify(f"square-{number}")
+            return number * number
+
+        @task(retries=0)
+        def fails():
+            testify("fails")
+            raise RuntimeError("as it should")
+
+        return square.expand(number=list(range(int(os.environ.get("TESTS_MAPPED", "5"))))), fails()
+
+    @task.sensor(poke_interval=1, mode="reschedule")
+    def rescheduled() -> PokeReturnValue:
+        """Looks twice: once before its evidence is there, and once after."""
+        testify("poke")
+        evidence = Path(get_current_context()["dag_run"].conf["evidence"]).read_text()
+        return PokeReturnValue(is_done=evidence.count("poke ") > 1)
+
+    @task.sensor(poke_interval=0.2, mode="poke")
+    def poked() -> PokeReturnValue:
+        return PokeReturnValue(is_done=True)
+
+    @task(trigger_rule=TriggerRule.ALL_DONE)
+    def total(numbers: Any) -> int:
+        testify("total")
+        return sum(numbers)
+
+    @task(trigger_rule=TriggerRule.ONE_FAILED)
+    def alarm():
+        testify("alarm")
+
+    @task(trigger_rule=TriggerRule.ALL_SUCCESS)
+    def never():
+        testify("never")
+
+    start, end = begin(), finish()
+    squares, failed = group()
+    start >> [squares, failed] >> end
+    start >> [rescheduled(), poked()] >> end
+    total(squares) >> end
+    failed >> [alarm(), never()]
+
+
+everything()
+
+
+@dag(schedule=None)
+def urgency():
+    """Six tasks that wait together; each says when its turn came."""
+    for weight in (10, 60, 30, 50, 20, 40):
+
+        @task(task_id=f"weight_{weight}", priority_weight=weight, weight_rule="absolute", queue="urgency")
+        def work(weight: int) -> None:
+            testify(f"weight-{weight}")
+
+        work(weight)
+
+
+urgency()
