@@ -20,6 +20,7 @@ from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
 from reconciler.core.gate import Gate
+from reconciler.core.parameters import placed
 from reconciler.core.phase import LIVE
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
@@ -232,9 +233,7 @@ def _profile(settings: DaemonSettings, gateway: Gateway) -> Profile:
             f"[aws_ecs_executor] cluster: ECS has no active cluster {profile.cluster!r} in "
             f"{settings.ecs.region_name}; create it, or name another cluster or region_name"
         )
-    if not chosen and not cluster.get("defaultCapacityProviderStrategy"):
-        launch = {"launchType": "FARGATE", "platformVersion": settings.ecs.platform_version}
-        profile = replace(profile, run_task={**launch, **profile.run_task})
+    profile = replace(profile, run_task=placed(profile.run_task, cluster.get("defaultCapacityProviderStrategy", ())))
     if settings.ecs.check_health_on_startup:
         definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"]))
         names = [container["name"] for container in definition.get("containerDefinitions", [])]

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from reconciler.core.parameters import over, settled
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,6 @@ __all__ = [
     "RequestRefusedError",
     "compose",
     "family_of",
-    "merge",
     "plan",
 ]
 
@@ -91,14 +92,6 @@ class Profile:
         return family_of(str(self.run_task["taskDefinition"]))
 
 
-def merge(low: Any, high: Any) -> Any:
-    """`high` over `low`: mappings member by member, everything else replaced whole."""
-    if isinstance(low, Mapping) and isinstance(high, Mapping):
-        both = {key: merge(low[key], high[key]) if key in low else high[key] for key in high}
-        return {**low, **both}
-    return high
-
-
 def family_of(task_definition: str) -> str:
     """The family of `family`, `family:revision` or a task definition's ARN."""
     return task_definition.rsplit("/", 1)[-1].split(":", 1)[0]
@@ -110,7 +103,7 @@ def plan(profile: Profile, exec_id: str, executor_config: Mapping[str, Any]) -> 
     They are frozen by the intent: a repeated call must send the same bytes, whatever has been configured since.
     """
     _check(executor_config, profile)
-    request: dict[str, Any] = merge(profile.run_task, executor_config)
+    request = settled(over(profile.run_task, executor_config))
     environment = {**profile.environment, "AIRFLOW_IS_EXECUTOR_CONTAINER": "true", EXEC_ID_VARIABLE: exec_id}
     containers = list(request.get("overrides", {}).get("containerOverrides", []))
     ours = next((c for c in containers if c.get("name") == profile.container_name), {"name": profile.container_name})
@@ -118,7 +111,6 @@ def plan(profile: Profile, exec_id: str, executor_config: Mapping[str, Any]) -> 
     mine = {**ours, "environment": [*ours.get("environment", []), *added]}
     others = [c for c in containers if c.get("name") != profile.container_name]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
-    request["count"] = 1
     request["cluster"] = profile.cluster
     return request
 
