@@ -197,6 +197,11 @@ class ReconcilerOptions(SharedOptions):
         "execution_api_server_url.",
         examples=["https://airflow.internal/execution/"],
     )
+    conn_id_from_database: bool = Field(
+        False,
+        description="Whether [aws_ecs_executor] conn_id is looked up in Airflow's metadata database too. The daemon "
+        "then needs [database] sql_alchemy_conn with SELECT on the table connection, and [core] fernet_key.",
+    )
     sql_alchemy_conn: str | None = Field(
         None,
         description="Database that the daemon uses. Default: [database] sql_alchemy_conn.",

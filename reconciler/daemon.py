@@ -22,6 +22,7 @@ from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, Sto
 from reconciler.core.gate import Gate
 from reconciler.core.parameters import placed
 from reconciler.core.phase import LIVE
+from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -35,6 +36,7 @@ from reconciler.store.inspect import holders
 from reconciler.store.migrate import at_head
 
 if TYPE_CHECKING:
+    import boto3
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
@@ -83,21 +85,23 @@ class Report:
         return Result(requeue_after=REPORT_INTERVAL)
 
 
-def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock) -> None:
-    """Reconcile until `clock` is stopped. Raises StartError."""
+def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session) -> None:
+    """Reconcile until `clock` is stopped. `session` brings the AWS credentials. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     store = SqlStore(engine, options.deployment)
     metrics = Metrics(options.max_running_tasks)
+    access = Access(metrics.called)
+    waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
     gateway = Gateway(
-        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4),
+        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session),
         limiter,
         clock,
         deployment=options.deployment,
         now=store.now,
         resend_for=settings.policy.resend_for,
-        on_call=metrics.called,
+        on_call=access.called,
     )
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
     gates = {"ecs": Gate(), "api_server": Gate()}
@@ -116,8 +120,9 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
 
     def ready() -> tuple[bool, str]:
         if manager is None:
-            return False, "starting"
+            return False, "; ".join(["starting", *waits_for])
         reasons = [reason for gate in gates.values() if (reason := gate.reason)] if elector.lease() else []
+        reasons += [access.reason] if access.reason and elector.lease() else []
         if reasons:
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
@@ -126,7 +131,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
-        patiently = _patience(clock)
+        patiently = _patience(clock, waits_for)
         if not patiently(at_head, engine):
             raise StartError(
                 "the reconciler's tables are missing or of another version: run `airflow db migrate`, or "
@@ -185,11 +190,12 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
         engine.dispose()
 
 
-def _patience(clock: SystemClock) -> Retrying:
+def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
     """Repeat a check at start-up until database and ECS can be reached, or the process is told to stop."""
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        waits_for[:] = [str(error)]
         log.warning("can not start yet, trying again", error=str(error))
 
     return Retrying(
