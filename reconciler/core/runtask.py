@@ -30,6 +30,8 @@ __all__ = [
 EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
 """Environment variable that tells a container which workload it is, and us which container is ours."""
 
+_IDENTITY: Final = ("AIRFLOW_IS_EXECUTOR_CONTAINER", EXEC_ID_VARIABLE)
+
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
 
@@ -104,11 +106,16 @@ def plan(profile: Profile, exec_id: str, executor_config: Mapping[str, Any]) -> 
     """
     _check(executor_config, profile)
     request = settled(over(profile.run_task, executor_config))
-    environment = {**profile.environment, "AIRFLOW_IS_EXECUTOR_CONTAINER": "true", EXEC_ID_VARIABLE: exec_id}
+    identity = dict(zip(_IDENTITY, ("true", exec_id), strict=True))
+    environment = {**profile.environment, **identity}
     containers = list(request.get("overrides", {}).get("containerOverrides", []))
-    ours = next((c for c in containers if c.get("name") == profile.container_name), {"name": profile.container_name})
-    added = [{"name": name, "value": value} for name, value in sorted(environment.items())]
-    mine = {**ours, "environment": [*ours.get("environment", []), *added]}
+    bare: dict[str, Any] = {"name": profile.container_name}
+    ours = next((c for c in containers if c.get("name") == profile.container_name), bare)
+    given = [v for v in ours.get("environment", []) if v.get("name") not in _IDENTITY]
+    # What the operator sets in `run_task_kwargs` wins over what the options say; a DAG may set none of these.
+    set_before = {v.get("name") for v in given}
+    added = [{"name": name, "value": environment[name]} for name in sorted(environment.keys() - set_before)]
+    mine = {**ours, "environment": [*given, *added]}
     others = [c for c in containers if c.get("name") != profile.container_name]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
     request["cluster"] = profile.cluster
