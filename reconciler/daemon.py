@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,14 +12,16 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from reconciler.calls import CallPool
+from reconciler.checks import CLUSTER, check_profile
 from reconciler.controllers import Controller, Result
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
+from reconciler.core.finding import Level
 from reconciler.core.gate import Gate
-from reconciler.core.parameters import placed
+from reconciler.core.parameters import on_fargate
 from reconciler.core.phase import LIVE
 from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
@@ -230,22 +231,15 @@ def _check_region(settings: DaemonSettings, store: SqlStore, engine: Engine) -> 
 def _profile(settings: DaemonSettings, gateway: Gateway) -> Profile:
     """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
     profile = settings.profile
-    chosen = {"launchType", "capacityProviderStrategy"} & profile.run_task.keys()
-    if chosen and not settings.ecs.check_health_on_startup:
+    if on_fargate(profile.run_task) is not None and not settings.ecs.check_health_on_startup:
         return profile
-    cluster = gateway.describe_cluster(profile.cluster)
-    if cluster is None or cluster.get("status") == "INACTIVE":
-        raise StartError(
-            f"[aws_ecs_executor] cluster: ECS has no active cluster {profile.cluster!r} in "
-            f"{settings.ecs.region_name}; create it, or name another cluster or region_name"
-        )
-    profile = replace(profile, run_task=placed(profile.run_task, cluster.get("defaultCapacityProviderStrategy", ())))
-    if settings.ecs.check_health_on_startup:
-        definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"]))
-        names = [container["name"] for container in definition.get("containerDefinitions", [])]
-        if profile.container_name not in names:
-            raise StartError(
-                f"[aws_ecs_executor] container_name: {definition.get('taskDefinitionArn')} has no container "
-                f"{profile.container_name!r}, only {', '.join(names)}; name one of these"
-            )
+    profile, findings = check_profile(profile, gateway, region=settings.ecs.region_name)
+    if not settings.ecs.check_health_on_startup:
+        # Only what could not be completed without it.
+        findings = [finding for finding in findings if finding.where == CLUSTER]
+    for finding in findings:
+        if finding.level is Level.WARNING:
+            log.warning("a check at start-up", finding=str(finding))
+    if errors := [str(finding) for finding in findings if finding.level is Level.ERROR]:
+        raise StartError("\n".join(errors))
     return profile

@@ -236,6 +236,7 @@ def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -
     ("change", "words"),
     [
         ({"AIRFLOW__AWS_ECS_EXECUTOR__CLUSTER": "nowhere"}, "no active cluster 'nowhere' in us-east-1"),
+        ({"AIRFLOW__AWS_ECS_EXECUTOR__TASK_DEFINITION": "none"}, "no task definition 'none' in us-east-1"),
         ({"AIRFLOW__AWS_ECS_EXECUTOR__CONTAINER_NAME": "main"}, "has no container 'main', only airflow"),
         ({"AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
         ({"AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN": "mysql://u@h/d"}, "not mysql"),
