@@ -19,6 +19,9 @@ import reconciler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import boto3
+
+    from reconciler.clock import SystemClock
     from reconciler.config import DaemonSettings
     from reconciler.core.task import Workload
     from reconciler.show import Story
@@ -36,6 +39,19 @@ def _settings() -> DaemonSettings:
     return daemon_settings(read)
 
 
+def _aws(settings: DaemonSettings, clock: SystemClock) -> boto3.Session:
+    """Whom we are to AWS: `[aws_ecs_executor] conn_id`, or boto3's own chain."""
+    from reconciler.ecs.credentials import chain, make_session
+
+    found = chain
+    if conn_id := settings.ecs.conn_id:
+        from reconciler.airflow.credentials import look_up
+
+        in_database = settings.options.conn_id_from_database
+        found = look_up(conn_id, settings.ecs.region_name, in_database=in_database, chain=chain)
+    return make_session(found, clock)
+
+
 def run(_: argparse.Namespace) -> int:
     """Reconcile the table against ECS until SIGTERM."""
     from concurrent.futures import ThreadPoolExecutor
@@ -49,12 +65,13 @@ def run(_: argparse.Namespace) -> int:
     settings = _settings()
     configure(settings.options.log_format, settings.options.log_level)
     clock = SystemClock()
+    session = _aws(settings, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: clock.stop())
     end_in_time(clock)
     # Python runs signal handlers in the main thread, and not while that waits inside a database driver.
     with ThreadPoolExecutor(1, thread_name_prefix="daemon") as beside:
-        beside.submit(run_daemon, settings, Push(settings.policy.start_timeout), clock).result()
+        beside.submit(run_daemon, settings, Push(settings.policy.start_timeout), clock, session).result()
     return 0
 
 
@@ -149,7 +166,7 @@ def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
     if w.task_arn and not w.terminal:
         clock, store = SystemClock(), SqlStore(engine, settings.options.deployment)
         gateway = Gateway(
-            make_client(settings.ecs.region_name, threads=1),
+            make_client(settings.ecs.region_name, threads=1, session=_aws(settings, clock)),
             Limiter(clock, launch_rate=1, launch_burst=1),
             clock,
             deployment=settings.options.deployment,

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reconciler.core import policy
 from reconciler.core.decide import Policy
 from reconciler.core.identity import DEPLOYMENT
+from reconciler.core.parameters import camel_case, over, settled
 from reconciler.core.runtask import Profile
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ReconcilerOptions",
     "ShimSettings",
     "daemon_settings",
+    "profile_of",
     "shim_settings",
     "variable",
 ]
@@ -72,6 +74,12 @@ def _permissions(words: list[str]) -> list[str]:
     return words
 
 
+def _strategy(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    if value is not None and not all(isinstance(item.get("capacityProvider"), str) for item in value):
+        raise ValueError('needs a "capacityProvider" in each of its items')
+    return value or None
+
+
 Model = TypeVar("Model", bound=BaseModel)
 Words = Annotated[list[str], BeforeValidator(_words)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -88,7 +96,7 @@ class SharedEcsOptions(BaseModel):
 
 
 class EcsExecutorOptions(SharedEcsOptions):
-    """Section `[aws_ecs_executor]`."""
+    """Section `[aws_ecs_executor]`. Each set of these is one profile (see `profile_of`)."""
 
     cluster: str = Field(description="Name or ARN of the ECS cluster in which tasks run.", examples=["airflow"])
     container_name: str = Field(
@@ -99,7 +107,10 @@ class EcsExecutorOptions(SharedEcsOptions):
         description="Task definition to run: family, family:revision or ARN.", examples=["airflow-task:7"]
     )
     conn_id: str | None = Field(
-        None, description="Airflow connection with AWS credentials. Unset: boto3's own chain.", examples=["aws_default"]
+        None,
+        description="Airflow connection with AWS credentials, from AIRFLOW_CONN_... or a secrets backend; needs the "
+        "extra `amazon`. Unset, or aws_default without such a connection: boto3's own chain.",
+        examples=["aws_default"],
     )
     launch_type: Literal["EC2", "FARGATE", "EXTERNAL", "MANAGED_INSTANCES"] | None = Field(
         None,
@@ -107,21 +118,57 @@ class EcsExecutorOptions(SharedEcsOptions):
         "strategy, or FARGATE if it has none.",
         examples=["FARGATE"],
     )
-    capacity_provider_strategy: Annotated[list[dict[str, Any]] | None, BeforeValidator(_literal)] = Field(
+    capacity_provider_strategy: Annotated[
+        list[dict[str, Any]] | None, BeforeValidator(_literal), AfterValidator(_strategy)
+    ] = Field(
         None,
+        max_length=20,
         description="Capacity provider strategy as JSON. Excludes launch_type.",
         examples=['[{"capacityProvider": "FARGATE_SPOT", "weight": 1}]'],
     )
     platform_version: str = Field("LATEST", description="Fargate platform version. Sent only where Fargate runs it.")
     assign_public_ip: bool = Field(False, description="Whether the task's network interface gets a public address.")
-    security_groups: Words = Field([], description="Security groups of the task, comma separated, at most 5.")
-    subnets: Words = Field([], description="Subnets of the task, comma separated, at most 16.", examples=["subnet-1"])
+    security_groups: Words = Field(
+        [], max_length=5, description="Security groups of the task, comma separated, at most 5."
+    )
+    subnets: Words = Field(
+        [], max_length=16, description="Subnets of the task, comma separated, at most 16.", examples=["subnet-1"]
+    )
     run_task_kwargs: Annotated[dict[str, Any], BeforeValidator(_literal)] = Field(
-        {}, description="Further parameters of RunTask, as JSON, merged over the options above.", examples=["{}"]
+        {},
+        description="Further parameters of RunTask, as JSON. Each wins over the option of the same name, spelled as "
+        "RunTask or as the option spells it.",
+        examples=['{"tags": [{"key": "schema", "value": "1.0"}]}'],
     )
     check_health_on_startup: bool = Field(
         True, description="Whether the daemon checks cluster and task definition before it starts to work."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kwargs_win(cls, given: Any) -> Any:
+        """What `run_task_kwargs` says under the name of an option is that option's value."""
+        try:
+            kwargs = _literal(given.get("run_task_kwargs"))
+        except ValueError:
+            return given  # the field's own validator says so
+        if not isinstance(kwargs, dict):
+            return given
+        named = {name: value for name, value in kwargs.items() if name in _IN_KWARGS}
+        rest = {name: value for name, value in kwargs.items() if name not in named}
+        other = {"launch_type": "capacity_provider_strategy", "capacity_provider_strategy": "launch_type"}
+        replaced = {other[name] for name in named if name in other}
+        kept = {name: value for name, value in given.items() if name not in replaced}
+        return {**kept, **named, "run_task_kwargs": camel_case(rest)}
+
+
+_IN_KWARGS: Final = frozenset(
+    (
+        *("cluster", "container_name", "task_definition", "launch_type", "capacity_provider_strategy"),
+        *("platform_version", "assign_public_ip", "security_groups", "subnets"),
+    )
+)
+"""Options that `run_task_kwargs` may set under their own names, as with the official executor."""
 
 
 class SharedOptions(BaseModel):
@@ -155,6 +202,11 @@ class ReconcilerOptions(SharedOptions):
         description="Airflow's Execution API as a task's container reaches it. Default: [core] "
         "execution_api_server_url.",
         examples=["https://airflow.internal/execution/"],
+    )
+    conn_id_from_database: bool = Field(
+        False,
+        description="Whether [aws_ecs_executor] conn_id is looked up in Airflow's metadata database too. The daemon "
+        "then needs [database] sql_alchemy_conn with SELECT on the table connection, and [core] fernet_key.",
     )
     sql_alchemy_conn: str | None = Field(
         None,
@@ -199,6 +251,8 @@ class ReconcilerOptions(SharedOptions):
 
 ALIASES: Final = {("aws_ecs_executor", "conn_id"): "aws_conn_id"}
 """Names that the official executor's documentation uses for an option of another name."""
+_REGISTERED: Final = "aws_default"
+"""What an unset conn_id reads as where the Amazon provider is installed: it must not hide the other name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,56 +306,83 @@ def daemon_settings(read: Read) -> DaemonSettings:
             "[ecs_reconciler] execution_api_server_url is not set, nor is [core] execution_api_server_url: give the "
             "address of Airflow's API server as a container in ECS reaches it, such as https://airflow.internal/execution/"
         )
-    run_task = _run_task(ecs, problems) if ecs else {}
+    if ecs:
+        problems += _conflicts(ecs)
     if problems or options is None or ecs is None or not connection or not api:
         raise ConfigError(problems)
-    profile = Profile(
+    limits = Policy(
+        max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)
+    )
+    profile = profile_of(ecs, options, api)
+    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=limits, sql_alchemy_conn=connection)
+
+
+def profile_of(ecs: EcsExecutorOptions, options: ReconcilerOptions, api: str) -> Profile:
+    """One set of `[aws_ecs_executor]` options is one profile. `api`: the Execution API, as containers reach it."""
+    return Profile(
         cluster=ecs.cluster,
         container_name=ecs.container_name,
-        run_task=run_task,
+        run_task=_run_task(ecs),
         environment={"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api},
         allowed=frozenset(options.allowed_run_task_parameters),
         cost_tags=options.cost_tags,
     )
-    limits = Policy(
-        max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)
-    )
-    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=limits, sql_alchemy_conn=connection)
 
 
-def _run_task(ecs: EcsExecutorOptions, problems: list[str]) -> dict[str, Any]:
-    """RunTask parameters from the options, with `run_task_kwargs` over them (top level, as the official executor)."""
-    request: dict[str, Any] = {"taskDefinition": ecs.task_definition}
+def _conflicts(ecs: EcsExecutorOptions) -> list[str]:
+    """Options that are right one by one and wrong together."""
+    problems = []
     if ecs.launch_type and ecs.capacity_provider_strategy:
         problems.append(
             "[aws_ecs_executor] launch_type and capacity_provider_strategy exclude one another: remove one of them"
         )
+    if not ecs.subnets and (ecs.security_groups or ecs.assign_public_ip):
+        problems.append(
+            "[aws_ecs_executor] subnets is empty, but security_groups or assign_public_ip is set: name at least one "
+            "subnet"
+        )
+    return problems
+
+
+def _run_task(ecs: EcsExecutorOptions) -> dict[str, Any]:
+    """RunTask parameters from the options, with `run_task_kwargs` over them (top level, as the official executor)."""
+    kwargs = ecs.run_task_kwargs
+    request: dict[str, Any] = {"taskDefinition": ecs.task_definition, "platformVersion": ecs.platform_version}
     if ecs.capacity_provider_strategy:
         request["capacityProviderStrategy"] = ecs.capacity_provider_strategy
     elif ecs.launch_type:
         request["launchType"] = ecs.launch_type
-    if ecs.launch_type == "FARGATE":
-        request["platformVersion"] = ecs.platform_version
-    if ecs.subnets or ecs.security_groups or ecs.assign_public_ip:
-        if not ecs.subnets:
-            problems.append(
-                "[aws_ecs_executor] subnets is empty, but security_groups or assign_public_ip is set: name at least "
-                "one subnet"
-            )
+    if ecs.subnets:
         network: dict[str, Any] = {"subnets": ecs.subnets}
         if ecs.security_groups:
             network["securityGroups"] = ecs.security_groups
-        if ecs.launch_type != "EC2":
+        # RunTask refuses it for the launch type EC2.
+        if kwargs.get("launchType", ecs.launch_type) != "EC2":
             network["assignPublicIp"] = "ENABLED" if ecs.assign_public_ip else "DISABLED"
         request["networkConfiguration"] = {"awsvpcConfiguration": network}
-    return {**request, **ecs.run_task_kwargs}
+    low = {name: value for name, value in over(request, dict.fromkeys(kwargs)).items() if name not in kwargs}
+    return settled({**low, **_named(kwargs, ecs.container_name)})
+
+
+def _named(kwargs: dict[str, Any], container_name: str) -> dict[str, Any]:
+    """The first of `run_task_kwargs`' container overrides is the task's own, if it does not say whose it is."""
+    overrides = kwargs.get("overrides")
+    if not isinstance(overrides, dict):
+        return kwargs
+    containers = overrides.get("containerOverrides")
+    if not (isinstance(containers, list) and containers and isinstance(containers[0], dict)):
+        return kwargs
+    first = {"name": container_name, **containers[0]}
+    return {**kwargs, "overrides": {**overrides, "containerOverrides": [first, *containers[1:]]}}
 
 
 def _read(read: Read, section: str, model: type[BaseModel]) -> dict[str, str]:
     """The options of a section that are set. An empty value is an unset one."""
     found: dict[str, str] = {}
     for name in model.model_fields:
-        value = read(section, name) or read(section, ALIASES.get((section, name), name))
+        value = read(section, name)
+        if (alias := ALIASES.get((section, name))) and value in (None, "", _REGISTERED):
+            value = read(section, alias) or value
         if value is not None and value.strip():
             found[name] = value.strip()
     return found

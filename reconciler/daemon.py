@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,14 +12,18 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from reconciler.calls import CallPool
+from reconciler.checks import CLUSTER, check_profile
 from reconciler.controllers import Controller, Result
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
+from reconciler.core.finding import Level
 from reconciler.core.gate import Gate
+from reconciler.core.parameters import on_fargate
 from reconciler.core.phase import LIVE
+from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
 from reconciler.ecs.loggroups import LogGroups
@@ -36,6 +39,7 @@ from reconciler.store.migrate import at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
+    import boto3
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
@@ -84,22 +88,24 @@ class Report:
         return Result(requeue_after=REPORT_INTERVAL)
 
 
-def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock) -> None:
-    """Reconcile until `clock` is stopped. Raises StartError."""
+def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session) -> None:
+    """Reconcile until `clock` is stopped. `session` brings the AWS credentials. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
     store = SqlStore(engine, options.deployment)
     metrics = Metrics(options.max_running_tasks)
+    access = Access(metrics.called)
+    waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
     gateway = Gateway(
-        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4),
+        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session),
         limiter,
         clock,
         deployment=options.deployment,
         now=store.now,
         resend_for=settings.policy.resend_for,
-        on_call=metrics.called,
+        on_call=access.called,
     )
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
     gates = {"ecs": Gate(), "api_server": Gate()}
@@ -118,8 +124,9 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
 
     def ready() -> tuple[bool, str]:
         if manager is None:
-            return False, "starting"
+            return False, "; ".join(["starting", *waits_for])
         reasons = [reason for gate in gates.values() if (reason := gate.reason)] if elector.lease() else []
+        reasons += [access.reason] if access.reason and elector.lease() else []
         if reasons:
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
@@ -128,7 +135,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
-        patiently = _patience(clock)
+        patiently = _patience(clock, waits_for)
         if not patiently(at_head, engine):
             raise StartError(
                 "the reconciler's tables are missing or of another version: run `airflow db migrate`, or "
@@ -188,11 +195,12 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
         engine.dispose()
 
 
-def _patience(clock: SystemClock) -> Retrying:
+def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
     """Repeat a check at start-up until database and ECS can be reached, or the process is told to stop."""
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        waits_for[:] = [str(error)]
         log.warning("can not start yet, trying again", error=str(error))
 
     return Retrying(
@@ -227,24 +235,15 @@ def _check_region(settings: DaemonSettings, store: SqlStore, engine: Engine) -> 
 def _profile(settings: DaemonSettings, gateway: Gateway) -> Profile:
     """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
     profile = settings.profile
-    chosen = {"launchType", "capacityProviderStrategy"} & profile.run_task.keys()
-    if chosen and not settings.ecs.check_health_on_startup:
+    if on_fargate(profile.run_task) is not None and not settings.ecs.check_health_on_startup:
         return profile
-    cluster = gateway.describe_cluster(profile.cluster)
-    if cluster is None or cluster.get("status") == "INACTIVE":
-        raise StartError(
-            f"[aws_ecs_executor] cluster: ECS has no active cluster {profile.cluster!r} in "
-            f"{settings.ecs.region_name}; create it, or name another cluster or region_name"
-        )
-    if not chosen and not cluster.get("defaultCapacityProviderStrategy"):
-        launch = {"launchType": "FARGATE", "platformVersion": settings.ecs.platform_version}
-        profile = replace(profile, run_task={**launch, **profile.run_task})
-    if settings.ecs.check_health_on_startup:
-        definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"]))
-        names = [container["name"] for container in definition.get("containerDefinitions", [])]
-        if profile.container_name not in names:
-            raise StartError(
-                f"[aws_ecs_executor] container_name: {definition.get('taskDefinitionArn')} has no container "
-                f"{profile.container_name!r}, only {', '.join(names)}; name one of these"
-            )
+    profile, findings = check_profile(profile, gateway, region=settings.ecs.region_name)
+    if not settings.ecs.check_health_on_startup:
+        # Only what could not be completed without it.
+        findings = [finding for finding in findings if finding.where == CLUSTER]
+    for finding in findings:
+        if finding.level is Level.WARNING:
+            log.warning("a check at start-up", finding=str(finding))
+    if errors := [str(finding) for finding in findings if finding.level is Level.ERROR]:
+        raise StartError("\n".join(errors))
     return profile

@@ -13,7 +13,7 @@ from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
 
 from reconciler.airflow import auditlog
-from reconciler.airflow.adoption import adopt, take_over
+from reconciler.airflow.adoption import adopt, adopt_started, take_over
 from reconciler.airflow.audit import Audit
 from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
@@ -113,6 +113,11 @@ class Parts:
         reset = []
         for ti in tis:
             adopted = ti.external_executor_id in owned
+            if not adopted:
+                with self._trouble.contained("adopting an ECS task of another executor"):
+                    started = adopt_started(session, ti, self._owner)
+                    if adopted := started is not None:
+                        self._executor.running.add(key_of(started))
             if not adopted:
                 with self._trouble.contained("adopting a task instance"):
                     adopted = adopt(session, ti, self._owner, self.enqueue)

@@ -8,10 +8,14 @@ import re
 import uuid
 from typing import Final
 
-__all__ = ["DEPLOYMENT", "Launched", "client_token", "derived_exec_id", "jitter", "parse_started_by", "started_by"]
+__all__ = ["DEPLOYMENT", "Launched", "client_token", "cluster_of", "derived_exec_id", "jitter", "parse_started_by"]
+__all__ += ["started_by"]
 
 DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 """The form of a deployment's name: it is the first part of `startedBy`, which has 128 characters."""
+
+_TASK_ARN: Final = re.compile(r"arn:aws[\w-]*:ecs:[\w-]+:\d+:task/([\w-]+)/[\w-]+")
+"""https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-arn-format"""
 
 _NAMESPACE: Final = uuid.UUID("3f1b1f0c-6a55-5a4e-9d0a-7f2f6c1d9e21")
 
@@ -39,6 +43,12 @@ def parse_started_by(value: str | None, deployment: str) -> Launched | None:
     if len(parts) != 3 or parts[0] != deployment or not parts[1] or not parts[2].isdigit():
         return None
     return parts[1], int(parts[2])
+
+
+def cluster_of(task_arn: str) -> str | None:
+    """The name of the cluster in the ARN of an ECS task, or None if it is not one."""
+    found = _TASK_ARN.fullmatch(task_arn)
+    return found.group(1) if found else None
 
 
 def derived_exec_id(*facts: object) -> str:

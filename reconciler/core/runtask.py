@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core import policy
+from reconciler.core.parameters import over, settled
 from reconciler.core.policy import RequestRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from reconciler.core.task import Workload
 
@@ -29,13 +29,14 @@ __all__ = [
     "compose",
     "cost_tags",
     "family_of",
-    "merge",
     "plan",
     "tag_text",
 ]
 
 EXEC_ID_VARIABLE: Final = "ECS_RECONCILER_EXEC_ID"
 """Environment variable that tells a container which workload it is, and us which container is ours."""
+
+_IDENTITY: Final = ("AIRFLOW_IS_EXECUTOR_CONTAINER", EXEC_ID_VARIABLE)
 
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
@@ -70,14 +71,6 @@ class Profile:
         return family_of(str(self.run_task["taskDefinition"]))
 
 
-def merge(low: Any, high: Any) -> Any:
-    """`high` over `low`: mappings member by member, everything else replaced whole."""
-    if isinstance(low, Mapping) and isinstance(high, Mapping):
-        both = {key: merge(low[key], high[key]) if key in low else high[key] for key in high}
-        return {**low, **both}
-    return high
-
-
 def family_of(task_definition: str) -> str:
     """The family of `family`, `family:revision` or a task definition's ARN."""
     return task_definition.rsplit("/", 1)[-1].split(":", 1)[0]
@@ -108,8 +101,9 @@ def plan(
     A container override without a name is that of the container that runs the task.
     """
     policy.check(executor_config, profile.allowed, profile.container_name)
-    request: dict[str, Any] = merge(profile.run_task, executor_config)
-    environment = {**profile.environment, "AIRFLOW_IS_EXECUTOR_CONTAINER": "true", EXEC_ID_VARIABLE: exec_id}
+    request = settled(over(profile.run_task, executor_config))
+    identity = dict(zip(_IDENTITY, ("true", exec_id), strict=True))
+    environment = {**profile.environment, **identity}
     mine: dict[str, Any] = {"name": profile.container_name}
     others = []
     for container in request.get("overrides", {}).get("containerOverrides", []):
@@ -117,12 +111,14 @@ def plan(
             mine |= container
         else:
             others.append(container)
-    added = [{"name": name, "value": value} for name, value in sorted(environment.items())]
-    mine["environment"] = [*mine.get("environment", []), *added]
+    given = [v for v in mine.get("environment", []) if v.get("name") not in _IDENTITY]
+    # What the operator sets in `run_task_kwargs` wins over what the options say; a DAG may set none of these.
+    set_before = {v.get("name") for v in given}
+    added = [{"name": name, "value": environment[name]} for name in sorted(environment.keys() - set_before)]
+    mine["environment"] = [*given, *added]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
     if tags and profile.cost_tags:
         request["tags"] = _tagged(request.get("tags", []), tags)
-    request["count"] = 1
     request["cluster"] = profile.cluster
     return request
 

@@ -141,13 +141,18 @@ class Gateway:
         answer = self._ask(Call.CHECK, "DescribeClusters", lambda: self._client.describe_clusters(clusters=[cluster]))
         return next(iter(_member(answer, "clusters")), None)
 
-    def describe_task_definition(self, name: str) -> Mapping[str, Any]:
-        """What ECS shows of a task definition, for checks at start-up. Raises EcsUnavailable if there is none."""
-        answer = self._ask(
-            Call.CHECK,
-            "DescribeTaskDefinition",
-            lambda: self._client.describe_task_definition(taskDefinition=name),
-        )
+    def describe_task_definition(self, name: str) -> Mapping[str, Any] | None:
+        """What ECS shows of a task definition, for checks at start-up. None: there is none of that name."""
+        try:
+            answer = self._call(
+                Call.CHECK,
+                "DescribeTaskDefinition",
+                lambda: self._client.describe_task_definition(taskDefinition=name),
+            )
+        except CallFailedError as failed:
+            if failed.verdict.meaning is Meaning.INVALID:  # "Unable to describe task definition."
+                return None
+            raise failed.verdict.error() from failed
         shown: Mapping[str, Any] = _member(answer, "taskDefinition")
         return shown
 

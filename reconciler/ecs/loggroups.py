@@ -34,7 +34,8 @@ class LogGroups:
         if until > now:
             return found
         try:
-            found = logs.awslogs(self._gateway.describe_task_definition(task_definition), self._container_name)
+            definition = self._gateway.describe_task_definition(task_definition)
+            found = logs.awslogs(definition, self._container_name) if definition else None
         except (EcsThrottled, EcsUnavailable):
             found = None
         if len(self._known) >= KEEP:

@@ -10,7 +10,7 @@ from reconciler.core.task import Container, EcsTask
 from reconciler.ecs.errors import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["ecs_task"]
 
@@ -35,13 +35,12 @@ def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
 def _our_container(shown: Mapping[str, Any]) -> Container | None:
     """The container whose override names a workload. A sidecar's exit code must never pass for ours.
 
+    Or says that it runs one of Airflow's: the official executor's, adopted when the executor was changed, say no more.
+
     `containers` is empty or missing right after a launch on a capacity provider and in shortened answers.
     """
-    ours = {
-        override.get("name")
-        for override in shown.get("overrides", {}).get("containerOverrides", ())
-        if any(variable.get("name") == EXEC_ID_VARIABLE for variable in override.get("environment", ()))
-    }
+    overrides = shown.get("overrides", {}).get("containerOverrides", ())
+    ours = _marked(overrides, EXEC_ID_VARIABLE) or _marked(overrides, "AIRFLOW_IS_EXECUTOR_CONTAINER")
     for container in shown.get("containers", ()):
         if container.get("name") in ours:
             return Container(
@@ -50,6 +49,11 @@ def _our_container(shown: Mapping[str, Any]) -> Container | None:
                 runtime_id=container.get("runtimeId"),
             )
     return None
+
+
+def _marked(overrides: Iterable[Mapping[str, Any]], variable: str) -> set[Any]:
+    """The names of the containers whose override sets this variable."""
+    return {o.get("name") for o in overrides if any(v.get("name") == variable for v in o.get("environment", ()))}
 
 
 def _time(value: datetime | str | None) -> datetime | None:

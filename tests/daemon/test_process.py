@@ -207,6 +207,19 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         assert daemon.get("/readyz") == (200, "leading\n")
 
 
+def test_a_daemon_that_starts_before_its_credentials_says_so_and_goes_on_when_they_come(site: Site) -> None:
+    keys = site.home / "credentials"
+    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    with site.daemon(**nobody, AWS_SHARED_CREDENTIALS_FILE=str(keys)) as daemon:
+        daemon.until_it_says("can not start yet")
+        status, reason = daemon.get("/readyz")
+        assert status == 503
+        assert "Unable to locate credentials" in reason
+        assert daemon.metric('ecs_reconciler_aws_api_requests_total{operation="DescribeClusters",result="credentials"}')
+        keys.write_text("[default]\naws_access_key_id = late\naws_secret_access_key = late\n")
+        daemon.until_it_says("this replica leads")
+
+
 def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -> None:
     done = site.call(
         "run",
@@ -223,6 +236,7 @@ def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -
     ("change", "words"),
     [
         ({"AIRFLOW__AWS_ECS_EXECUTOR__CLUSTER": "nowhere"}, "no active cluster 'nowhere' in us-east-1"),
+        ({"AIRFLOW__AWS_ECS_EXECUTOR__TASK_DEFINITION": "none"}, "no task definition 'none' in us-east-1"),
         ({"AIRFLOW__AWS_ECS_EXECUTOR__CONTAINER_NAME": "main"}, "has no container 'main', only airflow"),
         ({"AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
         ({"AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN": "mysql://u@h/d"}, "not mysql"),

@@ -31,6 +31,16 @@ def test_our_container_is_the_one_whose_override_names_a_workload(
     assert task.container == Container(exit_code=0, runtime_id="r")
 
 
+def test_the_container_of_a_task_that_the_official_executor_started_is_known_too() -> None:
+    mark = {"name": "AIRFLOW_IS_EXECUTOR_CONTAINER", "value": "true"}
+    containers = [{"name": "main", "exitCode": 0}, {"name": "sidecar", "exitCode": 9}]
+    adopted = {"name": "main", "environment": [mark]}
+    assert ecs_task(shown(overrides={"containerOverrides": [adopted]}, containers=containers)).container == Container(0)
+    other = {"name": "sidecar", "environment": [mark]}
+    task = ecs_task(shown(overrides={"containerOverrides": [other, OURS]}, containers=containers))
+    assert task.container == Container(0)
+
+
 @pytest.mark.parametrize(
     "members",
     [

@@ -262,7 +262,7 @@ class _Thread:
 
     name = "fiber"
 
-    def join(self, timeout: float | None = None) -> None:  # noqa: ARG002 - nothing hangs here for good
+    def join(self, timeout: float | None = None) -> None:
         self._process.join(self._fiber)
 
     def is_alive(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from reconciler.config import ConfigError, DaemonSettings, Read, daemon_settings, shim_settings
@@ -42,7 +40,7 @@ def test_a_complete_configuration_has_defaults_for_the_rest() -> None:
     found = settings()
     assert found.options.max_running_tasks == 500
     assert found.policy.max_run_task_attempts == 3
-    assert found.profile.run_task == {"taskDefinition": "airflow-task:3"}
+    assert found.profile.run_task == {"taskDefinition": "airflow-task:3", "platformVersion": "LATEST", "count": 1}
     assert found.profile.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
 
 
@@ -67,6 +65,11 @@ def test_everything_that_is_missing_is_said_at_once() -> None:
         ({"aws_ecs_executor__run_task_kwargs": "{oops"}, ["run_task_kwargs", "neither JSON nor a Python literal"]),
         ({"aws_ecs_executor__security_groups": "sg-1"}, ["subnets is empty"]),
         ({"aws_ecs_executor__assign_public_ip": "perhaps"}, ["assign_public_ip", "'perhaps'"]),
+        ({"aws_ecs_executor__capacity_provider_strategy": "spot"}, ["strategy", "neither JSON nor a Python literal"]),
+        ({"aws_ecs_executor__capacity_provider_strategy": '[{"weight": 1}]'}, ["capacityProvider", "each"]),
+        ({"aws_ecs_executor__run_task_kwargs": "[]"}, ["run_task_kwargs", "dictionary"]),
+        ({"aws_ecs_executor__run_task_kwargs": '{"launch_type": "LAMBDA"}'}, ["launch_type", "'LAMBDA'"]),
+        ({"aws_ecs_executor__subnets": ",".join("abcdefghijklmnopq")}, ["subnets", "at most 16"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(change: dict[str, str], words: list[str]) -> None:
@@ -88,45 +91,28 @@ def test_a_password_is_not_repeated() -> None:
     assert "hunter2" not in str(found)
 
 
-@pytest.mark.parametrize("text", ['[{"capacityProvider": "FARGATE_SPOT"}]', "[{'capacityProvider': 'FARGATE_SPOT'}]"])
-def test_the_strategy_is_json_or_a_python_literal(text: str) -> None:
-    run_task = settings(aws_ecs_executor__capacity_provider_strategy=text).profile.run_task
-    assert run_task["capacityProviderStrategy"] == [{"capacityProvider": "FARGATE_SPOT"}]
-    assert "platformVersion" not in run_task
-
-
-@pytest.mark.parametrize(
-    ("changes", "network"),
-    [
-        ({"subnets": "a, b"}, {"subnets": ["a", "b"], "assignPublicIp": "DISABLED"}),
-        (
-            {"subnets": "a", "security_groups": "s , t", "assign_public_ip": "true"},
-            {"subnets": ["a"], "securityGroups": ["s", "t"], "assignPublicIp": "ENABLED"},
-        ),
-        ({"subnets": "a", "launch_type": "EC2"}, {"subnets": ["a"]}),
-    ],
-)
-def test_network_options_become_one_configuration(changes: dict[str, str], network: dict[str, Any]) -> None:
-    run_task = settings(**{f"aws_ecs_executor__{k}": v for k, v in changes.items()}).profile.run_task
-    assert run_task["networkConfiguration"] == {"awsvpcConfiguration": network}
-
-
-def test_run_task_kwargs_win_over_options() -> None:
-    run_task = settings(
-        aws_ecs_executor__launch_type="FARGATE",
-        aws_ecs_executor__run_task_kwargs='{"platformVersion": "1.4.0", "tags": []}',
-    ).profile.run_task
-    assert (run_task["launchType"], run_task["platformVersion"], run_task["tags"]) == ("FARGATE", "1.4.0", [])
-
-
 def test_our_own_database_and_api_address_win_over_airflows() -> None:
     found = settings(ecs_reconciler__sql_alchemy_conn="sqlite:///own.db", ecs_reconciler__execution_api_server_url="u")
     assert found.sql_alchemy_conn == "sqlite:///own.db"
     assert found.profile.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
 
 
-def test_the_documentations_name_for_the_connection_is_accepted() -> None:
-    assert settings(aws_ecs_executor__aws_conn_id="mine").ecs.conn_id == "mine"
+@pytest.mark.parametrize(
+    ("conn_id", "aws_conn_id", "expected"),
+    [
+        (None, "mine", "mine"),
+        # What an unset one reads as, where the Amazon provider has registered its default.
+        ("aws_default", "mine", "mine"),
+        ("aws_default", None, "aws_default"),
+        ("first", "mine", "first"),
+        (None, None, None),
+    ],
+)
+def test_the_documentations_name_for_the_connection_is_accepted(
+    conn_id: str | None, aws_conn_id: str | None, expected: str | None
+) -> None:
+    found = settings(aws_ecs_executor__conn_id=conn_id, aws_ecs_executor__aws_conn_id=aws_conn_id)
+    assert found.ecs.conn_id == expected
 
 
 def test_the_shim_needs_a_deployment_and_no_aws() -> None:

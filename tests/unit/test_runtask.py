@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import botocore.session
@@ -54,6 +55,21 @@ def test_our_environment_is_added_to_the_authors() -> None:
     request = plan(container(cpu=256, environment=[{"name": "MODE", "value": "full"}]))
     (ours,) = request["overrides"]["containerOverrides"]
     assert ours == {"name": "main", "cpu": 256, "environment": [{"name": "MODE", "value": "full"}, *OURS]}
+
+
+def test_the_operators_own_address_of_the_api_wins_and_identity_never_does() -> None:
+    own = [
+        {"name": "AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "value": "http://own/"},
+        {"name": "ECS_RECONCILER_EXEC_ID", "value": "forged"},
+    ]
+    profile = replace(PROFILE, run_task={**PROFILE.run_task, **container(environment=own)})
+    (ours,) = plan({}, profile)["overrides"]["containerOverrides"]
+    assert {v["name"]: v["value"] for v in ours["environment"]} == {
+        "AIRFLOW_IS_EXECUTOR_CONTAINER": "true",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://own/",
+        "ECS_RECONCILER_EXEC_ID": "x",
+    }
+    assert len(ours["environment"]) == 3
 
 
 def test_a_sidecars_override_stays_beside_ours() -> None:

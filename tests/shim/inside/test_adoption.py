@@ -54,11 +54,71 @@ def test_a_queued_task_whose_row_was_never_written_gets_it_from_the_next_schedul
     assert other.executor.slots_occupied == 1
 
 
+ARN = "arn:aws:ecs:eu-central-1:123456789012:task/airflow/0123abcd"
+"""What Airflow's official ECS executor leaves in `external_executor_id`."""
+
+
+@pytest.mark.parametrize(
+    "facts", [{"state": "queued"}, {"state": "running", "last_heartbeat_at": NOW}, {"state": "running"}]
+)
+def test_an_ecs_task_that_the_official_executor_started_is_adopted(world: World, facts: dict[str, Any]) -> None:
+    (w,) = world.queued(executor_config={"tags": []})
+    sql("DELETE FROM ecs_workload")
+    world.set_ti(w, external_executor_id=ARN, **facts)
+    other = successor(world)
+
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+
+    (row,) = other.rows()
+    assert (row.phase, row.task_arn, row.cluster, row.attempt) == (Phase.STARTED, ARN, "airflow", 1)
+    assert (row.ti_id, row.owner_job_id, row.desired) == (w.ti_id, other.job.id, "RUN")
+    assert row.intent_at is not None
+    assert row.spec is not None
+    assert row.spec.executor_config == {"tags": []}
+    assert world.ti(w)["external_executor_id"] == row.exec_id
+    assert world.ti(w)["state"] == facts["state"]
+    assert other.executor.slots_occupied == 1
+    other.beat()
+    other.beat()
+    assert [r.desired for r in other.rows()] == ["RUN"]
+
+
+def test_an_adopted_ecs_task_ends_like_one_of_ours(world: World) -> None:
+    """It dies: Airflow hears of it. It is cancelled: the daemon is told to stop it."""
+    died, cancelled = world.queued(2)
+    sql("DELETE FROM ecs_workload")
+    for number, w in enumerate((died, cancelled)):
+        long_ago = NOW - timedelta(hours=1)
+        world.set_ti(w, external_executor_id=f"{ARN}{number}", state="running", last_heartbeat_at=long_ago)
+    other = successor(world)
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+    rows = {w.ti_id: w for w in other.rows()}
+
+    world.set_ti(cancelled, state="failed")
+    other.daemon(rows[died.ti_id].exec_id, phase="EXITED", exit_code=137, stopped_at=NOW, reason="OutOfMemory")
+    other.beat()
+    other.beat()
+
+    assert world.ti(died)["state"] == "failed"
+    assert other.row(rows[cancelled.ti_id].exec_id).desired == "STOP"
+
+
+def test_an_adoption_that_can_not_be_written_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (w,) = world.queued()
+    sql("DELETE FROM ecs_workload")
+    world.set_ti(w, external_executor_id=ARN, state="running", last_heartbeat_at=NOW)
+    other = successor(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(shim, "insert", lambda connection, _: connection.exec_driver_sql("SELECT no_such_column"))
+        assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+    assert (world.ti(w)["state"], world.ti(w)["external_executor_id"]) == ("running", ARN)
+    assert other.rows() == []
+
+
 def test_a_task_that_runs_under_the_executor_before_ours_goes_on(world: World) -> None:
     (w,) = world.queued()
     sql("DELETE FROM ecs_workload")
-    arn = "arn:aws:ecs:eu-central-1:1:task/c/abc"
-    world.set_ti(w, state="running", last_heartbeat_at=NOW, external_executor_id=arn)
+    world.set_ti(w, state="running", last_heartbeat_at=NOW, external_executor_id="a pod, or a message of Celery")
 
     assert successor(world).runner.adopt_or_reset_orphaned_tasks() == 0
 
@@ -68,7 +128,7 @@ def test_a_task_that_runs_under_the_executor_before_ours_goes_on(world: World) -
 @pytest.mark.parametrize(
     "facts",
     [
-        {"external_executor_id": "arn:aws:ecs:eu-central-1:1:task/c/abc"},
+        {"external_executor_id": "a-pod-or-something-else"},
         {"external_executor_id": None},
         {"state": "restarting"},
         {"state": "running", "last_heartbeat_at": None},
