@@ -48,7 +48,7 @@ def run(_: argparse.Namespace) -> int:
     clock = SystemClock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: clock.stop())
-    run_daemon(settings, Push(settings.policy.start_timeout), clock)
+    run_daemon(settings, Push(settings.longest_start_timeout), clock)
     return 0
 
 

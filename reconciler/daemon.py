@@ -21,6 +21,7 @@ from reconciler.controllers.retry import Retry
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
 from reconciler.core.gate import Gate
 from reconciler.core.phase import LIVE
+from reconciler.core.profiles import DEFAULT
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from reconciler.clock import SystemClock
     from reconciler.config import DaemonSettings
+    from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
     from reconciler.seams import Delivery, Lease
 
@@ -71,14 +73,25 @@ class Report:
 
     name = "report"
 
-    def __init__(
-        self, store: SqlStore, metrics: Metrics, gates: dict[str, Gate], adopt: Adopt, limiter: Limiter
+    def __init__(  # noqa: PLR0917 - all that it reports about
+        self,
+        store: SqlStore,
+        metrics: Metrics,
+        ecs_gates: dict[str, Gate],
+        api_gate: Gate,
+        adopt: Adopt,
+        limiter: Limiter,
     ) -> None:
         self._store, self._metrics = store, metrics
-        self._gates, self._adopt, self._limiter = gates, adopt, limiter
+        self._ecs_gates, self._api_gate = ecs_gates, api_gate
+        self._adopt, self._limiter = adopt, limiter
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
-        self._metrics.counted(self._store.counts(), self._gates, self._adopt, self._limiter.levels())
+        held = {
+            "ecs": any(gate.reason for gate in self._ecs_gates.values()),
+            "api_server": self._api_gate.reason is not None,
+        }
+        self._metrics.counted(self._store.counts(), held, self._adopt, self._limiter.levels())
         return Result(requeue_after=REPORT_INTERVAL)
 
 
@@ -99,7 +112,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
         on_call=metrics.called,
     )
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
-    gates = {"ecs": Gate(), "api_server": Gate()}
+    ecs_gates = {profile.name: Gate() for profile in settings.profiles.all()}
+    api_gate = Gate()
     elector = Elector(
         store,
         clock,
@@ -116,7 +130,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     def ready() -> tuple[bool, str]:
         if manager is None:
             return False, "starting"
-        reasons = [reason for gate in gates.values() if (reason := gate.reason)] if elector.lease() else []
+        gates = (*ecs_gates.values(), api_gate)
+        reasons = {reason: None for gate in gates if (reason := gate.reason)} if elector.lease() else {}
         if reasons:
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
@@ -132,16 +147,16 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
                 "`ecs-reconciler migrate` with the same database"
             )
         patiently(_check_region, settings, store, engine)
-        profile = patiently(_profile, settings, gateway)
+        profiles = patiently(_profiles, settings, gateway)
         launch = Launch(
             store,
             calls,
             delivery=delivery,
             clock=clock,
-            profile=profile,
+            profiles=profiles,
             policy=settings.policy,
-            ecs_gate=gates["ecs"],
-            api_gate=gates["api_server"],
+            ecs_gates=ecs_gates,
+            api_gate=api_gate,
             max_running_tasks=options.max_running_tasks,
             on_answer=metrics.answered,
         )
@@ -149,7 +164,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
             store,
             gateway,
             clock,
-            profile=profile,
+            profiles=profiles,
             policy=settings.policy,
             deployment=options.deployment,
             sweep_interval=options.sweep_interval,
@@ -160,15 +175,16 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
         controllers: list[Controller] = [
             launch,
             adopt,
-            Retry(store, clock, policy=settings.policy, api_gate=gates["api_server"], on_retry=metrics.retried),
+            Retry(store, clock, policy=settings.policy, api_gate=api_gate, on_retry=metrics.retried),
             Cleanup(
                 store,
                 gateway,
                 clock,
+                profiles=profiles,
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, metrics, gates, adopt, limiter),
+            Report(store, metrics, ecs_gates, api_gate, adopt, limiter),
         ]
 
         def finish(lease: Lease) -> None:
@@ -220,27 +236,39 @@ def _check_region(settings: DaemonSettings, store: SqlStore, engine: Engine) -> 
         )
 
 
-def _profile(settings: DaemonSettings, gateway: Gateway) -> Profile:
+def _profiles(settings: DaemonSettings, gateway: Gateway) -> Profiles:
     """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
-    profile = settings.profile
+    found = settings.profiles
+    check = settings.ecs.check_health_on_startup
+    platform = settings.ecs.platform_version
+    return replace(
+        found,
+        default=_profile(found.default, gateway, platform, check=check),
+        named={name: _profile(profile, gateway, platform, check=check) for name, profile in found.named.items()},
+    )
+
+
+def _profile(profile: Profile, gateway: Gateway, platform_version: str, *, check: bool) -> Profile:
+    """One profile, completed and checked. Raises StartError."""
     chosen = {"launchType", "capacityProviderStrategy"} & profile.run_task.keys()
-    if chosen and not settings.ecs.check_health_on_startup:
+    if chosen and not check:
         return profile
+    where = "[aws_ecs_executor]" if profile.name == DEFAULT else f'[ecs_reconciler] queues, "{profile.name}":'
     cluster = gateway.describe_cluster(profile.cluster)
     if cluster is None or cluster.get("status") == "INACTIVE":
         raise StartError(
-            f"[aws_ecs_executor] cluster: ECS has no active cluster {profile.cluster!r} in "
-            f"{settings.ecs.region_name}; create it, or name another cluster or region_name"
+            f"{where} cluster: ECS has no active cluster {profile.cluster!r} in {profile.region}; create it, or name "
+            "another cluster or region_name"
         )
     if not chosen and not cluster.get("defaultCapacityProviderStrategy"):
-        launch = {"launchType": "FARGATE", "platformVersion": settings.ecs.platform_version}
+        launch = {"launchType": "FARGATE", "platformVersion": platform_version}
         profile = replace(profile, run_task={**launch, **profile.run_task})
-    if settings.ecs.check_health_on_startup:
+    if check:
         definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"]))
         names = [container["name"] for container in definition.get("containerDefinitions", [])]
         if profile.container_name not in names:
             raise StartError(
-                f"[aws_ecs_executor] container_name: {definition.get('taskDefinitionArn')} has no container "
+                f"{where} container_name: {definition.get('taskDefinitionArn')} has no container "
                 f"{profile.container_name!r}, only {', '.join(names)}; name one of these"
             )
     return profile

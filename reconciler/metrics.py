@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from reconciler.controllers.adopt import Adopt
     from reconciler.core.answer import Answer
-    from reconciler.core.gate import Gate
     from reconciler.core.task import Workload
     from reconciler.ecs.ratelimit import Level
     from reconciler.seams import Counts
@@ -127,7 +126,7 @@ class Metrics:
         self._calls.labels(operation, result).inc()
         self._call_time.labels(operation).observe(seconds)
 
-    def counted(self, counts: Counts, gates: Mapping[str, Gate], adopt: Adopt, levels: Mapping[str, Level]) -> None:
+    def counted(self, counts: Counts, held: Mapping[str, bool], adopt: Adopt, levels: Mapping[str, Level]) -> None:
         """What the leader sees now. Called by its own loop, so that a scrape never waits on the database."""
         for phase in Phase:
             self._workloads.labels(phase.value).set(counts.by_phase.get(phase, 0))
@@ -135,8 +134,8 @@ class Metrics:
         self._used.set(counts.in_flight)
         self._headroom.set(max(0, self._max_running_tasks - counts.in_flight))
         self._orphans.set(len(adopt.orphans))
-        for cause, gate in gates.items():
-            self._held.labels(cause).set(gate.reason is not None)
+        for cause, closed in held.items():
+            self._held.labels(cause).set(closed)
         for bucket, level in levels.items():
             self._tokens.labels(bucket).set(level.tokens)
             self._allowed.labels(bucket).set(level.allowed)

@@ -37,11 +37,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows by phase, and how long the oldest PENDING one has waited, in seconds."""
+    """Rows by phase, by queue and phase, and how long the oldest PENDING one has waited, in seconds."""
 
     now: datetime
     by_phase: Mapping[Phase, int]
     oldest_pending: float
+    by_queue: Mapping[str, Mapping[Phase, int]]
+    """For each queue that has any: Airflow's, not the profile's."""
+    by_profile: Mapping[str, int]
+    """How many workloads count against the quota, by the profile that they were launched with."""
 
     @property
     def in_flight(self) -> int:
@@ -71,10 +75,11 @@ class Store(Protocol):
 
     def counts(self) -> Counts: ...
 
-    def launchable(self, limit: int) -> Snapshot:
-        """PENDING workloads that are wanted and due, the most urgent first, with their spec.
+    def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
+        """PENDING workloads of these queues that are wanted and due, the most urgent first, with their spec.
 
-        One per task instance, and none whose task instance has another workload with a live container.
+        None: of all queues. One per task instance, and none whose task instance has another workload with a live
+        container.
         """
 
     def in_phase(self, *phases: Phase) -> Snapshot:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -82,8 +83,13 @@ class Profile:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What every container is given besides its identity."""
     name: str = "default"
+    region: str = ""
     allowed: frozenset[str] = frozenset()
     """Rights-granting members that DAG authors may set. See `[ecs_reconciler] allowed_run_task_parameters`."""
+    max_running_tasks: int | None = None
+    """How many of its ECS tasks may exist at once. None: as many as the deployment may have."""
+    start_timeout: timedelta = timedelta(seconds=600)
+    """What is not RUNNING this long after its intent is stopped."""
 
     @property
     def family(self) -> str:

@@ -91,6 +91,10 @@ LAUNCHABLE: Final = (
 )
 
 
+LAUNCHABLE_IN: Final = LAUNCHABLE.where(_w.queue.in_(bindparam("queues", expanding=True)))
+"""The same of some queues."""
+
+
 def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any]] = LIGHT) -> Select[Any]:
     return select(*columns).where(_mine, *conditions).order_by(_w.created_at, _w.exec_id)
 
@@ -134,10 +138,13 @@ ADMITTED: Final = select(
     )
 )
 FIND: Final = _oldest_first(_ids)
+_groups: Final = (_w.phase, _w.queue, _w.profile)
 COUNT_OPEN: Final = (
-    select(_w.phase, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(_w.phase)
+    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(*_groups)
 )
-COUNT_UNDELIVERED: Final = select(_w.phase, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase)
+COUNT_UNDELIVERED: Final = (
+    select(_w.phase, _w.queue, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase, _w.queue)
+)
 
 FENCE: Final = (
     select(leases.c.epoch)

@@ -42,8 +42,8 @@ def test_a_complete_configuration_has_defaults_for_the_rest() -> None:
     found = settings()
     assert found.options.max_running_tasks == 500
     assert found.policy.max_run_task_attempts == 3
-    assert found.profile.run_task == {"taskDefinition": "airflow-task:3"}
-    assert found.profile.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
+    assert found.profiles.default.run_task == {"taskDefinition": "airflow-task:3"}
+    assert found.profiles.default.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
 
 
 def test_everything_that_is_missing_is_said_at_once() -> None:
@@ -90,7 +90,7 @@ def test_a_password_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("text", ['[{"capacityProvider": "FARGATE_SPOT"}]', "[{'capacityProvider': 'FARGATE_SPOT'}]"])
 def test_the_strategy_is_json_or_a_python_literal(text: str) -> None:
-    run_task = settings(aws_ecs_executor__capacity_provider_strategy=text).profile.run_task
+    run_task = settings(aws_ecs_executor__capacity_provider_strategy=text).profiles.default.run_task
     assert run_task["capacityProviderStrategy"] == [{"capacityProvider": "FARGATE_SPOT"}]
     assert "platformVersion" not in run_task
 
@@ -107,7 +107,7 @@ def test_the_strategy_is_json_or_a_python_literal(text: str) -> None:
     ],
 )
 def test_network_options_become_one_configuration(changes: dict[str, str], network: dict[str, Any]) -> None:
-    run_task = settings(**{f"aws_ecs_executor__{k}": v for k, v in changes.items()}).profile.run_task
+    run_task = settings(**{f"aws_ecs_executor__{k}": v for k, v in changes.items()}).profiles.default.run_task
     assert run_task["networkConfiguration"] == {"awsvpcConfiguration": network}
 
 
@@ -115,14 +115,14 @@ def test_run_task_kwargs_win_over_options() -> None:
     run_task = settings(
         aws_ecs_executor__launch_type="FARGATE",
         aws_ecs_executor__run_task_kwargs='{"platformVersion": "1.4.0", "tags": []}',
-    ).profile.run_task
+    ).profiles.default.run_task
     assert (run_task["launchType"], run_task["platformVersion"], run_task["tags"]) == ("FARGATE", "1.4.0", [])
 
 
 def test_our_own_database_and_api_address_win_over_airflows() -> None:
     found = settings(ecs_reconciler__sql_alchemy_conn="sqlite:///own.db", ecs_reconciler__execution_api_server_url="u")
     assert found.sql_alchemy_conn == "sqlite:///own.db"
-    assert found.profile.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
+    assert found.profiles.default.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
 
 
 def test_the_documentations_name_for_the_connection_is_accepted() -> None:
