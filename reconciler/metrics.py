@@ -69,6 +69,7 @@ class Metrics:
         self._orphans = gauge("orphans", "Live ECS tasks of this deployment that no workload claims.")
         self._handled = counter("orphans_handled", "Orphans dealt with (adopted, stopped).", ["action"])
         self._held = gauge("launches_held", "1 while launches are held behind one probe, by cause.", ["cause"])
+        self._paused = gauge("queue_held", "1 while an operator holds a queue's launches.", ["queue", "mode"])
         self._tripped = gauge("breaker_tripped", "1 while too much looks wrong at once to act on it.", ["breaker"])
         self._tokens = gauge("token_bucket_tokens", "Calls that a rate limit lets through at once.", ["bucket"])
         self._allowed = gauge("call_rate_allowed", "Calls per second that a rate limit allows now.", ["bucket"])
@@ -105,7 +106,7 @@ class Metrics:
         self._leader.set(0 if epoch is None else 1)
         if epoch is None:
             # What a standby knows is stale: leave the shared gauges to the leader.
-            for gauge in (self._workloads, self._held, self._tripped, self._tokens, self._allowed):
+            for gauge in (self._workloads, self._held, self._paused, self._tripped, self._tokens, self._allowed):
                 gauge.clear()
             for gauge in (self._used, self._headroom, self._oldest, self._orphans):
                 gauge.set(float("nan"))
@@ -136,6 +137,9 @@ class Metrics:
         self._orphans.set(len(adopt.orphans))
         for cause, closed in held.items():
             self._held.labels(cause).set(closed)
+        self._paused.clear()
+        for hold in counts.holds.all():
+            self._paused.labels(hold.queue or "all", str(hold.mode)).set(1)
         for bucket, level in levels.items():
             self._tokens.labels(bucket).set(level.tokens)
             self._allowed.labels(bucket).set(level.allowed)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from reconciler.core.answer import Answer
+    from reconciler.core.holds import Holds
     from reconciler.core.identity import Launched
     from reconciler.core.phase import Phase
     from reconciler.core.task import EcsTask, Snapshot, Workload
@@ -46,6 +47,8 @@ class Counts:
     """For each queue that has any: Airflow's, not the profile's."""
     by_profile: Mapping[str, int]
     """How many workloads count against the quota, by the profile that they were launched with."""
+    holds: Holds
+    """What an operator holds back."""
 
     @property
     def in_flight(self) -> int:

@@ -195,7 +195,7 @@ class Launch:
         """
         queues: dict[str, list[str]] = {}
         for queue, phases in counts.by_queue.items():
-            if phases.get(Phase.PENDING):
+            if phases.get(Phase.PENDING) and not counts.holds.of(queue):
                 queues.setdefault(self._profiles.of_queue(queue).name, []).append(queue)
         found: dict[str, tuple[datetime, list[Workload]]] = {}
         for profile in self._profiles.all():

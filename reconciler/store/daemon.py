@@ -17,6 +17,7 @@ from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease
 from reconciler.store import statements
 from reconciler.store.engine import translated, writing
+from reconciler.store.holds import read_holds
 from reconciler.store.rows import batches, insert_into, read, read_now, snapshot, status_of
 from reconciler.store.schema import attempts
 
@@ -75,8 +76,9 @@ class SqlStore:
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
             for phase, queue, count in conn.execute(statements.COUNT_UNDELIVERED, mine):
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
+            holds = read_holds(conn, self._deployment)
         by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
-        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile)
+        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile, holds)
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         with self._read() as conn:

@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from reconciler.core.phase import TERMINAL, Phase
 from reconciler.store import schema
 from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, now, seconds
-from reconciler.store.schema import attempts, leases, workloads
+from reconciler.store.schema import attempts, holds, leases, workloads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,8 +197,13 @@ UPDATE: Final = (
     )
 )
 """The compare-and-swap. It writes the daemon's columns and none of the shim's, but for the one reset."""
-INTEND: Final = UPDATE.where(_unbarred())
-"""The same, behind the barrier."""
+INTEND: Final = UPDATE.where(
+    _unbarred(),
+    ~exists().where(
+        holds.c.deployment == _w.deployment, or_(holds.c.queue == literal_column("''"), holds.c.queue == _w.queue)
+    ),
+)
+"""The same, behind the barrier, and not while an operator holds the queue: what was read may be older than the hold."""
 NOTE_ATTEMPT: Final = (
     update(attempts)
     .where(attempts.c.exec_id == bindparam("id"), attempts.c.attempt == bindparam("number"))

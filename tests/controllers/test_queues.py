@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reconciler.core.holds import Mode
 from reconciler.core.phase import Phase
 from reconciler.core.runtask import Profile
-from reconciler.localecs import AwsError
-from tests.world import CLUSTER, CONTAINER, FAMILY, World
+from reconciler.localecs import AwsError, ResponseLost
+from reconciler.store.holds import hold, resume
+from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, FAMILY, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,3 +109,25 @@ def test_a_role_that_a_profile_may_not_pass_fails_none_of_its_tasks_however_well
         world.queue(f"other{n}")
         world.run(2)
     assert world.row("held").phase in (Phase.PENDING, Phase.LAUNCHING)
+
+
+def test_a_held_queue_launches_nothing_and_others_go_on(worlds: Any) -> None:
+    world = worlds(profiles=[PROFILE])
+    hold(world.engine, DEPLOYMENT, "gpu", Mode.PAUSED, "me")
+    world.queue("a", queue="gpu")
+    world.queue("b")
+    world.run(10)
+    assert (world.row("a").attempt, world.row("b").attempt) == (0, 1)
+    resume(world.engine, DEPLOYMENT, "gpu")
+    world.run_until(lambda: world.row("a").terminal, within=60)
+
+
+def test_a_launch_whose_answer_was_lost_is_settled_while_all_queues_are_held(worlds: Any) -> None:
+    world = worlds()
+    world.run(2)  # the first listing would find it at once
+    world.model.faults.on_call("RunTask", ResponseLost(), after_effect=True, times=3)
+    world.queue("a")
+    world.run_until(lambda: world.row("a").phase is Phase.LAUNCHING)
+    hold(world.engine, DEPLOYMENT, "", Mode.DRAINING, "me")
+    world.run_until(lambda: world.row("a").phase is Phase.EXITED, within=60)
+    assert len(world.started) == 1

@@ -56,7 +56,7 @@ def make_dag() -> None:
 
 def forget_everything() -> None:
     with settings.get_engine().begin() as conn:
-        for table in ("task_instance", "dag_run", "callback", "log", "job", "ecs_workload", "ecs_lease"):
+        for table in ("task_instance", "dag_run", "callback", "log", "job", "ecs_workload", "ecs_lease", "ecs_hold"):
             conn.execute(text(f"DELETE FROM {table}"))
 
 
