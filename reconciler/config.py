@@ -293,6 +293,12 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
     name: str, ecs: EcsExecutorOptions, own: QueueOptions, options: ReconcilerOptions, api: str, problems: list[str]
 ) -> Profile:
     """The profile that one set of options makes."""
+    if own.spot_fallback_after and len(ecs.capacity_provider_strategy or ()) < 2:
+        problems.append(
+            "spot_fallback_after is set, but capacity_provider_strategy does not name a Spot provider first and an "
+            'On-Demand one after it, such as [{"capacityProvider": "FARGATE_SPOT", "weight": 1}, '
+            '{"capacityProvider": "FARGATE", "weight": 0}]'
+        )
     return Profile(
         name=name,
         region=ecs.region_name,
@@ -303,6 +309,7 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
         allowed=frozenset(options.allowed_run_task_parameters),
         max_running_tasks=own.max_running_tasks,
         start_timeout=timedelta(seconds=own.start_timeout or options.start_timeout),
+        spot_fallback_after=own.spot_fallback_after,
     )
 
 

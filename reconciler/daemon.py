@@ -22,6 +22,7 @@ from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, Sto
 from reconciler.core.gate import Gate
 from reconciler.core.phase import LIVE
 from reconciler.core.profiles import DEFAULT
+from reconciler.core.spot import Fallbacks
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from reconciler.config import DaemonSettings
     from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
+    from reconciler.core.task import Workload
     from reconciler.seams import Delivery, Lease
 
 __all__ = ["run_daemon"]
@@ -99,8 +101,13 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     """Reconcile until `clock` is stopped. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
-    store = SqlStore(engine, options.deployment)
-    metrics = Metrics(options.max_running_tasks)
+    metrics, fallbacks = Metrics(options.max_running_tasks), Fallbacks()
+
+    def moved(old: Workload, new: Workload) -> None:
+        metrics.moved(old, new)
+        fallbacks.moved(old, new, clock.monotonic())
+
+    store = SqlStore(engine, options.deployment, moved)
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
     gateway = Gateway(
         make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4),
@@ -157,6 +164,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
             policy=settings.policy,
             ecs_gates=ecs_gates,
             api_gate=api_gate,
+            fallbacks=fallbacks,
             max_running_tasks=options.max_running_tasks,
             on_answer=metrics.answered,
         )

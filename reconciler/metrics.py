@@ -66,6 +66,11 @@ class Metrics:
             ["result"],
         )
         self._retries = counter("launch_retries", "Failed starts, by what was done (again, given_up).", ["action"])
+        self._ended = counter(
+            "workloads_ended",
+            "Workloads that ended, by outcome (exited, spot_interrupted, failed_start, cancelled, lost).",
+            ["outcome", "queue"],
+        )
         self._orphans = gauge("orphans", "Live ECS tasks of this deployment that no workload claims.")
         self._handled = counter("orphans_handled", "Orphans dealt with (adopted, stopped).", ["action"])
         self._held = gauge("launches_held", "1 while launches are held behind one probe, by cause.", ["cause"])
@@ -116,6 +121,10 @@ class Metrics:
     # Hooks of the controllers and the gateway.
     def answered(self, workload: Workload, answer: Answer) -> None:  # noqa: ARG002 - no ids in labels
         self._launches.labels(_snake(type(answer).__name__)).inc()
+
+    def moved(self, old: Workload, new: Workload) -> None:
+        if new.terminal and not old.terminal:
+            self._ended.labels(new.outcome, new.queue).inc()
 
     def retried(self, action: str) -> None:
         self._retries.labels(action).inc()

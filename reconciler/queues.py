@@ -30,6 +30,12 @@ class QueueOptions(BaseModel):
     start_timeout: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
     )
+    spot_fallback_after: int = Field(
+        0,
+        ge=0,
+        description="After so many launches that found no capacity, or lost it before their container began, the first "
+        "item of capacity_provider_strategy is left out for ten minutes: name the Spot provider first. 0: never.",
+    )
 
 
 _FOR_ALL: Final = frozenset({"max_run_task_attempts", "conn_id", "check_health_on_startup"})

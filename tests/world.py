@@ -24,6 +24,7 @@ from reconciler.core import decide, runtask
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
+from reconciler.core.spot import Fallbacks
 from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -177,7 +178,9 @@ class Replica:
         self.retried: list[str] = []
         self.orphans: list[str] = []
         self.gates = {"ecs": Gate(), "api_server": Gate()}
-        store, clock, policy = world.store, world.clock, world.policy
+        self.fallbacks = Fallbacks()
+        clock, policy = world.clock, world.policy
+        store = SqlStore(world.engine, DEPLOYMENT, lambda old, new: self.fallbacks.moved(old, new, clock.monotonic()))
         self.gateway = Gateway(
             ModelClient(world.model, clock),  # type: ignore[arg-type] # the few methods that the gateway calls
             Limiter(clock, launch_rate=1000, launch_burst=1000),
@@ -198,6 +201,7 @@ class Replica:
             policy=policy,
             ecs_gates={"default": self.gates["ecs"]},
             api_gate=self.gates["api_server"],
+            fallbacks=self.fallbacks,
             max_running_tasks=world.max_running_tasks,
             on_answer=lambda _, answer: self.answers.append(answer),
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from reconciler.core.profiles import Profiles
+    from reconciler.core.spot import Fallbacks
     from reconciler.core.task import Workload
     from reconciler.seams import Calls, Change, Clock, Counts, Delivery, Lease, Store
 
@@ -61,12 +62,14 @@ class Launch:
         policy: decide.Policy,
         ecs_gates: dict[str, Gate],
         api_gate: Gate,
+        fallbacks: Fallbacks,
         max_running_tasks: int,
         on_answer: Callable[[Workload, Answer], None],
     ) -> None:
         self._store, self._calls, self._delivery, self._clock = store, calls, delivery, clock
         self._profiles, self._policy = profiles, policy
         self._gates, self._api_gate = ecs_gates, api_gate
+        self._fallbacks = fallbacks
         self._max_running_tasks = max_running_tasks
         self._on_answer = on_answer
         self._certain: set[identity.Launched] = set()
@@ -126,6 +129,7 @@ class Launch:
                     return Invalid(reason)
                 self._gate(w).close(now, reason)
             case NotStarted(reason, capacity=True):
+                self._fallbacks.no_capacity(w, now)
                 self._gate(w).close(now, reason)
             case Unknown(reason) if self._unknown_in_a_row >= UNKNOWN_IN_A_ROW:
                 self._gate(w).close(now, f"ECS does not answer: {reason}")
@@ -215,7 +219,8 @@ class Launch:
         """The intent, or the end of a workload that can never be launched as it is."""
         try:
             profile = self._profiles.of(w)
-            params = runtask.plan(profile, w.exec_id, w.spec.executor_config if w.spec else {})
+            chosen = self._fallbacks.chosen(profile, self._clock.monotonic())
+            params = runtask.plan(chosen, w.exec_id, w.spec.executor_config if w.spec else {})
             new = decide.intended(
                 w,
                 now,

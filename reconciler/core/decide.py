@@ -216,13 +216,16 @@ def missing(w: Workload, since: datetime, now: datetime, policy: Policy) -> Work
 
 
 def start_failed(w: Workload, now: datetime, policy: Policy) -> Workload | None:
-    """A task that ECS stopped before its container existed: launch again, or give up. No user code ran."""
+    """A task that ECS stopped before its container existed: launch again, or give up. No user code ran.
+
+    That Spot took the host away counts against nobody.
+    """
     if w.phase is not Phase.STARTED or w.last_status not in ("STOPPED", "DELETED"):
         return None
     reason = w.reason or "the container did not start"
     if w.desired is Desired.STOP:
         return w.moved(Phase.FAILED_START, now, reason=w.desired_reason or reason)
-    return _again(w, now, policy, reason, counts=True)
+    return _again(w, now, policy, reason, counts=not w.interrupted)
 
 
 def refused(w: Workload, now: datetime, *, counts: bool) -> Workload | None:

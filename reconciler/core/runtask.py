@@ -90,6 +90,8 @@ class Profile:
     """How many of its ECS tasks may exist at once. None: as many as the deployment may have."""
     start_timeout: timedelta = timedelta(seconds=600)
     """What is not RUNNING this long after its intent is stopped."""
+    spot_fallback_after: int = 0
+    """After so many failures for want of capacity the strategy is used without its first item. 0: never."""
 
     @property
     def family(self) -> str:

@@ -22,7 +22,7 @@ from reconciler.store.rows import batches, insert_into, read, read_now, snapshot
 from reconciler.store.schema import attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Engine, Select
@@ -39,7 +39,11 @@ class SqlStore:
     update = statements.UPDATE
     intend = statements.INTEND
 
-    def __init__(self, engine: Engine, deployment: str) -> None:
+    def __init__(
+        self, engine: Engine, deployment: str, on_written: Callable[[Workload, Workload], None] = lambda *_: None
+    ) -> None:
+        """`on_written` hears of each change that has been committed: the row as it was read, and as it is."""
+        self._on_written = on_written
         self._engine = engine
         self._writer = writing(engine)
         self._deployment = deployment
@@ -125,6 +129,8 @@ class SqlStore:
         with self._write(lease) as conn:
             won = self._swap(conn, changes)
             self._note_attempts(conn, won, lease)
+        for old, new in won:
+            self._on_written(old, new)
         return [new for _, new in won]
 
     def prune(self, older_than: timedelta, limit: int, lease: Lease) -> int:

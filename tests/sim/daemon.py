@@ -22,6 +22,7 @@ from reconciler.core import decide, runtask
 from reconciler.core.answer import Answer, Unknown
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
+from reconciler.core.spot import Fallbacks
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
@@ -197,6 +198,7 @@ class Replica:
             policy=options.policy,
             ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
+            fallbacks=Fallbacks(),
             max_running_tasks=options.max_running_tasks,
             on_answer=lambda w, answer: note(
                 "answer",

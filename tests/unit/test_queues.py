@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reconciler.config import shim_settings
 from reconciler.core.quota import deal
 from reconciler.core.runtask import RequestRefusedError
+from reconciler.core.spot import on_demand
 from reconciler.core.task import Kind, Workload
 from tests.unit.test_config import problems, reader, settings
 
@@ -129,3 +130,13 @@ def test_room_is_dealt_out_fairly_and_to_the_last(room: int, wants: dict[str, in
 
 def test_who_gets_the_last_one_changes() -> None:
     assert [deal(1, {"a": 1, "b": 1}, turn) for turn in (0, 1)] == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
+
+
+def test_a_fallback_from_spot_needs_something_to_fall_back_on() -> None:
+    spot, demand = {"capacityProvider": "FARGATE_SPOT", "weight": 1}, {"capacityProvider": "FARGATE", "weight": 0}
+    (problem,) = problems(**queues(gpu={"spot_fallback_after": 3, "capacity_provider_strategy": [spot]}))
+    assert 'queues: "gpu": spot_fallback_after is set' in problem
+    found = settings(**queues(gpu={"spot_fallback_after": 3, "capacity_provider_strategy": [spot, demand]})).profiles
+    assert on_demand(found.named["gpu"]).run_task["capacityProviderStrategy"] == [
+        {"capacityProvider": "FARGATE", "weight": 1}
+    ]
