@@ -71,7 +71,7 @@ def run(_: argparse.Namespace) -> int:
     end_in_time(clock)
     # Python runs signal handlers in the main thread, and not while that waits inside a database driver.
     with ThreadPoolExecutor(1, thread_name_prefix="daemon") as beside:
-        beside.submit(run_daemon, settings, Push(settings.policy.start_timeout), clock, session).result()
+        beside.submit(run_daemon, settings, Push(settings.longest_start_timeout), clock, session).result()
     return 0
 
 
@@ -104,12 +104,52 @@ def status(arguments: argparse.Namespace) -> int:
     deployment = settings.options.deployment
     engine = make_engine(settings.sql_alchemy_conn)
     counts = SqlStore(engine, deployment).counts()
-    found = show.status(deployment, counts, settings.options.max_running_tasks, holders(engine, deployment))
+    limit = settings.options.max_running_tasks
+    found = show.status(deployment, counts, limit, holders(engine, deployment), settings.profiles)
     engine.dispose()
     if arguments.json:
         print(show.as_json(found))
     else:
         show.show_status(Console(), found)
+    return 0
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Launch nothing more, of one queue or of all, until `resume`. What runs goes on."""
+    return _hold(arguments, "paused")
+
+
+def drain(arguments: argparse.Namespace) -> int:
+    """Launch nothing more and give what waits back to Airflow: before an upgrade, a rollback or maintenance."""
+    return _hold(arguments, "draining")
+
+
+def _hold(arguments: argparse.Namespace, mode: str) -> int:
+    from reconciler import control
+    from reconciler.clock import SystemClock
+    from reconciler.core.holds import Mode
+    from reconciler.store.engine import make_engine
+
+    settings = _settings()
+    engine, deployment = make_engine(settings.sql_alchemy_conn), settings.options.deployment
+    queue = arguments.queue or ""
+    print(control.hold(engine, deployment, queue, Mode(mode)), flush=True)
+    if getattr(arguments, "wait", False):
+        for line in control.drain(engine, deployment, queue, SystemClock()):
+            print(line, flush=True)
+    engine.dispose()
+    return 0
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """End `pause` or `drain`."""
+    from reconciler import control
+    from reconciler.store.engine import make_engine
+
+    settings = _settings()
+    engine = make_engine(settings.sql_alchemy_conn)
+    print(control.resume(engine, settings.options.deployment, arguments.queue or ""))
+    engine.dispose()
     return 0
 
 
@@ -240,12 +280,20 @@ def _argument(*flags: str, **settings: Any) -> Argument:
     return Argument(flags, settings)
 
 
+_QUEUE = _argument("--queue", help="Only this queue of Airflow's (default: all)")
 _JSON = _argument("--json", action="store_true", help="Answer in JSON")
 
 COMMANDS = (
     Command("run", run),
     Command("migrate", migrate),
     Command("status", status, (_JSON,)),
+    Command("pause", pause, (_QUEUE,)),
+    Command("resume", resume, (_QUEUE,)),
+    Command(
+        "drain",
+        drain,
+        (_QUEUE, _argument("--wait", action="store_true", help="Count down, and end when nothing is left")),
+    ),
     Command(
         "describe",
         describe,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -20,7 +20,9 @@ from reconciler.core import policy
 from reconciler.core.decide import Policy
 from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.parameters import camel_case, over, settled
+from reconciler.core.profiles import DEFAULT, Profiles
 from reconciler.core.runtask import Profile
+from reconciler.queues import QueueOptions, own_options, profile_options, shares
 
 __all__ = [
     "ConfigError",
@@ -29,7 +31,6 @@ __all__ = [
     "ReconcilerOptions",
     "ShimSettings",
     "daemon_settings",
-    "profile_of",
     "shim_settings",
     "variable",
 ]
@@ -192,6 +193,12 @@ class SharedOptions(BaseModel):
         ge=0,
         description="How many tasks beyond the free slots may wait in the table, so that a free slot is used at once.",
     )
+    queues: Annotated[dict[str, dict[str, Any]], BeforeValidator(_literal)] = Field(
+        {},
+        description="What tasks of a queue need that others do not, as JSON: for each queue the options of "
+        "[aws_ecs_executor] that differ, and its own max_running_tasks and start_timeout. See queues.md.",
+        examples=['{"gpu": {"task_definition": "train:4", "max_running_tasks": 40}}'],
+    )
 
 
 class ReconcilerOptions(SharedOptions):
@@ -212,6 +219,9 @@ class ReconcilerOptions(SharedOptions):
         None,
         description="Database that the daemon uses. Default: [database] sql_alchemy_conn.",
         json_schema_extra={"sensitive": True},
+    )
+    unknown_queue: Literal["default", "fail"] = Field(
+        "default", description="What becomes of a task whose queue has no profile: it uses the default one, or fails."
     )
     launch_rate: float = Field(
         19.8, gt=0, description="RunTask calls per second. Fargate accepts 20, shared by the whole account and region."
@@ -263,6 +273,8 @@ class ShimSettings:
     max_running_tasks: int
     max_run_task_attempts: int
     backlog: int
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """How many tasks of a queue may run at once, for the queues that have a limit of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +283,14 @@ class DaemonSettings:
 
     options: ReconcilerOptions
     ecs: EcsExecutorOptions
-    profile: Profile
+    profiles: Profiles
     policy: Policy
     sql_alchemy_conn: str
+
+    @property
+    def longest_start_timeout(self) -> timedelta:
+        """How long a container of any queue may take until it begins its task."""
+        return max(profile.start_timeout for profile in self.profiles.all())
 
 
 def shim_settings(read: Read) -> ShimSettings:
@@ -286,7 +303,7 @@ def shim_settings(read: Read) -> ShimSettings:
     ecs = _validate(read, "aws_ecs_executor", SharedEcsOptions, problems)
     if ours is None or ecs is None:
         raise ConfigError(problems)
-    return ShimSettings(**ours.model_dump(), **ecs.model_dump())
+    return ShimSettings(shares=shares(ours.queues), **ours.model_dump(exclude={"queues"}), **ecs.model_dump())
 
 
 def daemon_settings(read: Read) -> DaemonSettings:
@@ -306,26 +323,61 @@ def daemon_settings(read: Read) -> DaemonSettings:
             "[ecs_reconciler] execution_api_server_url is not set, nor is [core] execution_api_server_url: give the "
             "address of Airflow's API server as a container in ECS reaches it, such as https://airflow.internal/execution/"
         )
-    if ecs:
-        problems += _conflicts(ecs)
     if problems or options is None or ecs is None or not connection or not api:
         raise ConfigError(problems)
-    limits = Policy(
-        max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)
+    profiles = _profiles(read, options, ecs, api, problems)
+    if problems:
+        raise ConfigError(problems)
+    limits = Policy(max_run_task_attempts=ecs.max_run_task_attempts)
+    return DaemonSettings(options=options, ecs=ecs, profiles=profiles, policy=limits, sql_alchemy_conn=connection)
+
+
+def _profiles(
+    read: Read, options: ReconcilerOptions, ecs: EcsExecutorOptions, api: str, problems: list[str]
+) -> Profiles:
+    """One profile from `[aws_ecs_executor]` alone, and one for each queue that differs."""
+    default = _profile(DEFAULT, ecs, QueueOptions.model_validate({}), options, api, problems)
+    common = _read(read, "aws_ecs_executor", EcsExecutorOptions)
+    named: dict[str, Profile] = {}
+    for queue, said in options.queues.items():
+        found: list[str] = []
+        merged = profile_options(queue, said, common, EcsExecutorOptions.model_fields, problems)
+        its_ecs = _checked(merged, "aws_ecs_executor", EcsExecutorOptions, found)
+        own = _checked(own_options(said), "ecs_reconciler", QueueOptions, found)
+        if its_ecs and own:
+            named[queue] = _profile(queue, its_ecs, own, options, api, found)
+        problems += [f'[ecs_reconciler] queues: "{queue}": {problem}' for problem in found]
+    return Profiles(
+        default=named.pop(DEFAULT, default),
+        named=named,
+        default_queue=read("operators", "default_queue") or DEFAULT,
+        unknown_fails=options.unknown_queue == "fail",
     )
-    profile = profile_of(ecs, options, api)
-    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=limits, sql_alchemy_conn=connection)
 
 
-def profile_of(ecs: EcsExecutorOptions, options: ReconcilerOptions, api: str) -> Profile:
-    """One set of `[aws_ecs_executor]` options is one profile. `api`: the Execution API, as containers reach it."""
+def _profile(  # noqa: PLR0917 - what a profile is made of
+    name: str, ecs: EcsExecutorOptions, own: QueueOptions, options: ReconcilerOptions, api: str, problems: list[str]
+) -> Profile:
+    """The profile that one set of options makes."""
+    if own.spot_fallback_after and len(ecs.capacity_provider_strategy or ()) < 2:
+        problems.append(
+            "spot_fallback_after is set, but capacity_provider_strategy does not name a Spot provider first and an "
+            'On-Demand one after it, such as [{"capacityProvider": "FARGATE_SPOT", "weight": 1}, '
+            '{"capacityProvider": "FARGATE", "weight": 0}]'
+        )
+    problems += _conflicts(ecs)
     return Profile(
+        name=name,
+        region=ecs.region_name,
         cluster=ecs.cluster,
         container_name=ecs.container_name,
         run_task=_run_task(ecs),
         environment={"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api},
         allowed=frozenset(options.allowed_run_task_parameters),
         cost_tags=options.cost_tags,
+        max_running_tasks=own.max_running_tasks,
+        start_timeout=timedelta(seconds=own.start_timeout or options.start_timeout),
+        spot_fallback_after=own.spot_fallback_after,
     )
 
 
@@ -376,9 +428,9 @@ def _named(kwargs: dict[str, Any], container_name: str) -> dict[str, Any]:
     return {**kwargs, "overrides": {**overrides, "containerOverrides": [first, *containers[1:]]}}
 
 
-def _read(read: Read, section: str, model: type[BaseModel]) -> dict[str, str]:
+def _read(read: Read, section: str, model: type[BaseModel]) -> dict[str, Any]:
     """The options of a section that are set. An empty value is an unset one."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for name in model.model_fields:
         value = read(section, name)
         if (alias := ALIASES.get((section, name))) and value in (None, "", _REGISTERED):
@@ -389,8 +441,12 @@ def _read(read: Read, section: str, model: type[BaseModel]) -> dict[str, str]:
 
 
 def _validate(read: Read, section: str, model: type[Model], problems: list[str]) -> Model | None:
+    return _checked(_read(read, section, model), section, model, problems)
+
+
+def _checked(values: dict[str, Any], section: str, model: type[Model], problems: list[str]) -> Model | None:
     try:
-        return model.model_validate(_read(read, section, model))
+        return model.model_validate(values)
     except ValidationError as error:
         problems += [_sentence(section, model, dict(e)) for e in error.errors()]
         return None

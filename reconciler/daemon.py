@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ from reconciler.core.finding import Level
 from reconciler.core.gate import Gate
 from reconciler.core.parameters import on_fargate
 from reconciler.core.phase import LIVE
+from reconciler.core.profiles import DEFAULT
+from reconciler.core.spot import Fallbacks
 from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import READERS, Gateway
@@ -44,7 +47,9 @@ if TYPE_CHECKING:
 
     from reconciler.clock import SystemClock
     from reconciler.config import DaemonSettings
+    from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
+    from reconciler.core.task import Workload
     from reconciler.seams import Delivery, Lease
 
 __all__ = ["run_daemon"]
@@ -77,14 +82,25 @@ class Report:
 
     name = "report"
 
-    def __init__(
-        self, store: SqlStore, metrics: Metrics, gates: dict[str, Gate], adopt: Adopt, limiter: Limiter
+    def __init__(  # noqa: PLR0917 - all that it reports about
+        self,
+        store: SqlStore,
+        metrics: Metrics,
+        ecs_gates: dict[str, Gate],
+        api_gate: Gate,
+        adopt: Adopt,
+        limiter: Limiter,
     ) -> None:
         self._store, self._metrics = store, metrics
-        self._gates, self._adopt, self._limiter = gates, adopt, limiter
+        self._ecs_gates, self._api_gate = ecs_gates, api_gate
+        self._adopt, self._limiter = adopt, limiter
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
-        self._metrics.counted(self._store.counts(), self._gates, self._adopt, self._limiter.levels())
+        held = {
+            "ecs": any(gate.reason for gate in self._ecs_gates.values()),
+            "api_server": self._api_gate.reason is not None,
+        }
+        self._metrics.counted(self._store.counts(), held, self._adopt, self._limiter.levels())
         return Result(requeue_after=REPORT_INTERVAL)
 
 
@@ -93,8 +109,13 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
-    store = SqlStore(engine, options.deployment)
-    metrics = Metrics(options.max_running_tasks)
+    metrics, fallbacks = Metrics(options.max_running_tasks), Fallbacks()
+
+    def moved(old: Workload, new: Workload) -> None:
+        metrics.moved(old, new)
+        fallbacks.moved(old, new, clock.monotonic())
+
+    store = SqlStore(engine, options.deployment, moved)
     access = Access(metrics.called)
     waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
@@ -108,7 +129,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         on_call=access.called,
     )
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
-    gates = {"ecs": Gate(), "api_server": Gate()}
+    ecs_gates = {profile.name: Gate() for profile in settings.profiles.all()}
+    api_gate = Gate()
     elector = Elector(
         store,
         clock,
@@ -125,8 +147,9 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     def ready() -> tuple[bool, str]:
         if manager is None:
             return False, "; ".join(["starting", *waits_for])
-        reasons = [reason for gate in gates.values() if (reason := gate.reason)] if elector.lease() else []
-        reasons += [access.reason] if access.reason and elector.lease() else []
+        gates = (*ecs_gates.values(), api_gate)
+        reasons = {reason: None for gate in gates if (reason := gate.reason)} if elector.lease() else {}
+        reasons |= {access.reason: None} if access.reason and elector.lease() else {}
         if reasons:
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
@@ -142,25 +165,26 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
                 "`ecs-reconciler migrate` with the same database"
             )
         patiently(_check_region, settings, store, engine)
-        profile = patiently(_profile, settings, gateway)
+        profiles = patiently(_profiles, settings, gateway)
         launch = Launch(
             store,
             calls,
             delivery=delivery,
             clock=clock,
-            profile=profile,
+            profiles=profiles,
             policy=settings.policy,
-            ecs_gate=gates["ecs"],
-            api_gate=gates["api_server"],
+            ecs_gates=ecs_gates,
+            api_gate=api_gate,
+            fallbacks=fallbacks,
             max_running_tasks=options.max_running_tasks,
             on_answer=metrics.answered,
-            logs_of=LogGroups(gateway, profile.container_name, clock),
+            logs_of=LogGroups(gateway, clock),
         )
         adopt = Adopt(
             store,
             gateway,
             clock,
-            profile=profile,
+            profiles=profiles,
             policy=settings.policy,
             deployment=options.deployment,
             sweep_interval=options.sweep_interval,
@@ -171,15 +195,16 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         controllers: list[Controller] = [
             launch,
             adopt,
-            Retry(store, clock, policy=settings.policy, api_gate=gates["api_server"], on_retry=metrics.retried),
+            Retry(store, clock, policy=settings.policy, api_gate=api_gate, on_retry=metrics.retried),
             Cleanup(
                 store,
                 gateway,
                 clock,
+                profiles=profiles,
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, metrics, gates, adopt, limiter),
+            Report(store, metrics, ecs_gates, api_gate, adopt, limiter),
         ]
 
         def finish(lease: Lease) -> None:
@@ -232,18 +257,29 @@ def _check_region(settings: DaemonSettings, store: SqlStore, engine: Engine) -> 
         )
 
 
-def _profile(settings: DaemonSettings, gateway: Gateway) -> Profile:
+def _profiles(settings: DaemonSettings, gateway: Gateway) -> Profiles:
     """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
-    profile = settings.profile
-    if on_fargate(profile.run_task) is not None and not settings.ecs.check_health_on_startup:
+    found = settings.profiles
+    check = settings.ecs.check_health_on_startup
+    return replace(
+        found,
+        default=_profile(found.default, gateway, check=check),
+        named={name: _profile(profile, gateway, check=check) for name, profile in found.named.items()},
+    )
+
+
+def _profile(profile: Profile, gateway: Gateway, *, check: bool) -> Profile:
+    """One profile, completed and checked. Raises StartError."""
+    if on_fargate(profile.run_task) is not None and not check:
         return profile
-    profile, findings = check_profile(profile, gateway, region=settings.ecs.region_name)
-    if not settings.ecs.check_health_on_startup:
+    profile, findings = check_profile(profile, gateway, region=profile.region)
+    if not check:
         # Only what could not be completed without it.
         findings = [finding for finding in findings if finding.where == CLUSTER]
+    whose = "" if profile.name == DEFAULT else f'[ecs_reconciler] queues, "{profile.name}": '
     for finding in findings:
         if finding.level is Level.WARNING:
-            log.warning("a check at start-up", finding=str(finding))
-    if errors := [str(finding) for finding in findings if finding.level is Level.ERROR]:
+            log.warning("a check at start-up", finding=f"{whose}{finding}")
+    if errors := [f"{whose}{finding}" for finding in findings if finding.level is Level.ERROR]:
         raise StartError("\n".join(errors))
     return profile

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from reconciler.controllers.adopt import Adopt
     from reconciler.core.answer import Answer
-    from reconciler.core.gate import Gate
     from reconciler.core.task import Workload
     from reconciler.ecs.ratelimit import Level
     from reconciler.seams import Counts
@@ -67,9 +66,15 @@ class Metrics:
             ["result"],
         )
         self._retries = counter("launch_retries", "Failed starts, by what was done (again, given_up).", ["action"])
+        self._ended = counter(
+            "workloads_ended",
+            "Workloads that ended, by outcome (exited, spot_interrupted, failed_start, cancelled, lost).",
+            ["outcome", "queue"],
+        )
         self._orphans = gauge("orphans", "Live ECS tasks of this deployment that no workload claims.")
         self._handled = counter("orphans_handled", "Orphans dealt with (adopted, stopped).", ["action"])
         self._held = gauge("launches_held", "1 while launches are held behind one probe, by cause.", ["cause"])
+        self._paused = gauge("queue_held", "1 while an operator holds a queue's launches.", ["queue", "mode"])
         self._tripped = gauge("breaker_tripped", "1 while too much looks wrong at once to act on it.", ["breaker"])
         self._tokens = gauge("token_bucket_tokens", "Calls that a rate limit lets through at once.", ["bucket"])
         self._allowed = gauge("call_rate_allowed", "Calls per second that a rate limit allows now.", ["bucket"])
@@ -106,7 +111,7 @@ class Metrics:
         self._leader.set(0 if epoch is None else 1)
         if epoch is None:
             # What a standby knows is stale: leave the shared gauges to the leader.
-            for gauge in (self._workloads, self._held, self._tripped, self._tokens, self._allowed):
+            for gauge in (self._workloads, self._held, self._paused, self._tripped, self._tokens, self._allowed):
                 gauge.clear()
             for gauge in (self._used, self._headroom, self._oldest, self._orphans):
                 gauge.set(float("nan"))
@@ -116,6 +121,10 @@ class Metrics:
     # Hooks of the controllers and the gateway.
     def answered(self, workload: Workload, answer: Answer) -> None:  # noqa: ARG002 - no ids in labels
         self._launches.labels(_snake(type(answer).__name__)).inc()
+
+    def moved(self, old: Workload, new: Workload) -> None:
+        if new.terminal and not old.terminal:
+            self._ended.labels(new.outcome, new.queue).inc()
 
     def retried(self, action: str) -> None:
         self._retries.labels(action).inc()
@@ -127,7 +136,7 @@ class Metrics:
         self._calls.labels(operation, result).inc()
         self._call_time.labels(operation).observe(seconds)
 
-    def counted(self, counts: Counts, gates: Mapping[str, Gate], adopt: Adopt, levels: Mapping[str, Level]) -> None:
+    def counted(self, counts: Counts, held: Mapping[str, bool], adopt: Adopt, levels: Mapping[str, Level]) -> None:
         """What the leader sees now. Called by its own loop, so that a scrape never waits on the database."""
         for phase in Phase:
             self._workloads.labels(phase.value).set(counts.by_phase.get(phase, 0))
@@ -135,8 +144,11 @@ class Metrics:
         self._used.set(counts.in_flight)
         self._headroom.set(max(0, self._max_running_tasks - counts.in_flight))
         self._orphans.set(len(adopt.orphans))
-        for cause, gate in gates.items():
-            self._held.labels(cause).set(gate.reason is not None)
+        for cause, closed in held.items():
+            self._held.labels(cause).set(closed)
+        self._paused.clear()
+        for hold in counts.holds.all():
+            self._paused.labels(hold.queue or "all", str(hold.mode)).set(1)
         for bucket, level in levels.items():
             self._tokens.labels(bucket).set(level.tokens)
             self._allowed.labels(bucket).set(level.allowed)

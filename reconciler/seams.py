@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from reconciler.core.answer import Answer
+    from reconciler.core.holds import Holds
     from reconciler.core.identity import Launched
     from reconciler.core.phase import Phase
     from reconciler.core.task import EcsTask, Snapshot, Workload
@@ -37,11 +38,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows by phase, and how long the oldest PENDING one has waited, in seconds."""
+    """Rows by phase, by queue and phase, and how long the oldest PENDING one has waited, in seconds."""
 
     now: datetime
     by_phase: Mapping[Phase, int]
     oldest_pending: float
+    by_queue: Mapping[str, Mapping[Phase, int]]
+    """For each queue that has any: Airflow's, not the profile's."""
+    by_profile: Mapping[str, int]
+    """How many workloads count against the quota, by the profile that they were launched with."""
+    holds: Holds
+    """What an operator holds back."""
 
     @property
     def in_flight(self) -> int:
@@ -71,10 +78,11 @@ class Store(Protocol):
 
     def counts(self) -> Counts: ...
 
-    def launchable(self, limit: int) -> Snapshot:
-        """PENDING workloads that are wanted and due, the most urgent first, with their spec.
+    def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
+        """PENDING workloads of these queues that are wanted and due, the most urgent first, with their spec.
 
-        One per task instance, and none whose task instance has another workload with a live container.
+        None: of all queues. One per task instance, and none whose task instance has another workload with a live
+        container.
         """
 
     def in_phase(self, *phases: Phase) -> Snapshot:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from reconciler.core.phase import Desired, Phase
+from reconciler.core.phase import IN_FLIGHT, Desired, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from reconciler.core.profiles import Profiles
     from reconciler.core.task import EcsTask, Workload
     from reconciler.seams import Counts
     from reconciler.store.inspect import Attempt, Holder
@@ -35,7 +36,9 @@ class Story:
     """Why ECS could not be asked."""
 
 
-def status(deployment: str, counts: Counts, limit: int, holders: Sequence[Holder]) -> dict[str, Any]:
+def status(
+    deployment: str, counts: Counts, limit: int, holders: Sequence[Holder], profiles: Profiles
+) -> dict[str, Any]:
     """What `status` says."""
     return {
         "deployment": deployment,
@@ -43,6 +46,21 @@ def status(deployment: str, counts: Counts, limit: int, holders: Sequence[Holder
         "quota": {"limit": limit, "used": counts.in_flight, "headroom": max(0, limit - counts.in_flight)},
         "oldest_pending_seconds": round(counts.oldest_pending, 1),
         "leaders": [asdict(holder) for holder in holders],
+        "holds": [asdict(hold) for hold in counts.holds.all()],
+        "queues": [_queue(name, counts, profiles) for name in sorted({*counts.by_queue, *profiles.queues()})],
+    }
+
+
+def _queue(name: str, counts: Counts, profiles: Profiles) -> dict[str, Any]:
+    """One queue of Airflow's: its profile and how far from its own limit it is."""
+    phases, profile, hold = counts.by_queue.get(name, {}), profiles.of_queue(name), counts.holds.of(name)
+    return {
+        "queue": name,
+        "profile": profile.name,
+        "pending": phases.get(Phase.PENDING, 0),
+        "in_flight": sum(phases.get(phase, 0) for phase in IN_FLIGHT),
+        "limit": profile.max_running_tasks,
+        "held": str(hold.mode) if hold else None,
     }
 
 
@@ -66,6 +84,16 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
     console.print(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
     console.print(f"  oldest pending  {found['oldest_pending_seconds']} s")
+    for hold in found["holds"]:
+        what = f"queue {hold['queue']}" if hold["queue"] else "all queues"
+        since = _time(hold["since"])
+        console.print(f"  held            [yellow]{what}: {hold['mode']} by {hold['held_by']} since {since}[/]")
+    if len(found["queues"]) > 1:
+        queues = Table("queue", "profile", "pending", "in flight", "limit", "", box=None, pad_edge=False)
+        for queue in found["queues"]:
+            cells = (queue["pending"], queue["in_flight"], "" if queue["limit"] is None else queue["limit"])
+            queues.add_row(queue["queue"], queue["profile"], *map(str, cells), queue["held"] or "")
+        console.print(queues)
     table = Table("phase", "workloads", box=None, pad_edge=False)
     for phase, count in found["phases"].items():
         table.add_row(phase, str(count), style=None if count else "dim")

@@ -23,6 +23,8 @@ from reconciler.controllers.retry import Retry
 from reconciler.core import decide, runtask
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.gate import Gate
+from reconciler.core.profiles import Profiles
+from reconciler.core.spot import Fallbacks
 from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -176,7 +178,9 @@ class Replica:
         self.retried: list[str] = []
         self.orphans: list[str] = []
         self.gates = {"ecs": Gate(), "api_server": Gate()}
-        store, clock, policy = world.store, world.clock, world.policy
+        self.fallbacks = Fallbacks()
+        clock, policy = world.clock, world.policy
+        store = SqlStore(world.engine, DEPLOYMENT, lambda old, new: self.fallbacks.moved(old, new, clock.monotonic()))
         self.gateway = Gateway(
             ModelClient(world.model, clock),  # type: ignore[arg-type] # the few methods that the gateway calls
             Limiter(clock, launch_rate=1000, launch_burst=1000),
@@ -193,10 +197,11 @@ class Replica:
             self.calls,
             delivery=delivery,
             clock=clock,
-            profile=world.profile,
+            profiles=world.profiles,
             policy=policy,
-            ecs_gate=self.gates["ecs"],
+            ecs_gates={"default": self.gates["ecs"]},
             api_gate=self.gates["api_server"],
+            fallbacks=self.fallbacks,
             max_running_tasks=world.max_running_tasks,
             on_answer=lambda _, answer: self.answers.append(answer),
         )
@@ -204,7 +209,7 @@ class Replica:
             store,
             self.gateway,
             clock,
-            profile=world.profile,
+            profiles=world.profiles,
             policy=policy,
             deployment=DEPLOYMENT,
             sweep_interval=1.0,
@@ -213,7 +218,9 @@ class Replica:
             on_orphan=self.orphans.append,
         )
         self.retry = Retry(store, clock, policy=policy, api_gate=self.gates["api_server"], on_retry=self.retried.append)
-        self.cleanup = Cleanup(store, self.gateway, clock, policy=policy, retention=timedelta(days=2))
+        self.cleanup = Cleanup(
+            store, self.gateway, clock, profiles=world.profiles, policy=policy, retention=timedelta(days=2)
+        )
         self.errors: list[ReconcilerError] = []
 
     def step(self) -> None:
@@ -240,6 +247,7 @@ class World:
         policy: decide.Policy | None = None,
         max_running_tasks: int = 500,
         seed: int = 0,
+        profiles: Sequence[runtask.Profile] = (),
     ) -> None:
         self.clock = VirtualClock()
         self.engine = make_store_engine(self.clock)
@@ -255,6 +263,7 @@ class World:
                 "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
             },
         )
+        self.profiles = Profiles(self.profile, {profile.name: profile for profile in profiles})
         self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed))
         for operation, request in (
             ("CreateCluster", {"clusterName": CLUSTER}),

@@ -52,6 +52,7 @@ class Parts:
         """Raises ConfigError."""
         options = shim_settings(reader(executor.team_name))
         _check_database()
+        self._shares = options.shares
         self.slots = Slots(options.max_running_tasks, options.backlog)
         self.enqueue = Enqueue(partial(identified, naming=_naming(executor)), self._committed, trouble)
         self._executor = executor
@@ -103,7 +104,7 @@ class Parts:
         if self._now is not None and self._demand_due.due(self._now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:
-                    demand = shim.demand(connection, self._owner.deployment)
+                    demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
 
     def adopt(self, session: Session, tis: Sequence[TaskInstance]) -> list[TaskInstance]:

@@ -19,13 +19,18 @@ def free_slots(demand: Demand, max_running_tasks: int, backlog: int) -> int:
 
     None while no daemon is alive. At least one while the quota has room, so that workloads which can not be launched at
     the moment never keep all others out; but not without end.
+
+    Airflow has one number for all queues. So what waits for a queue of its own that is full, or held, does not count
+    against the others; but if there is too much of that Airflow is given one slot at a time, until some is given back.
     """
-    if not demand.daemon_alive:
+    if not demand.daemon_alive or demand.held:
         return 0
-    free = max_running_tasks - demand.in_flight - demand.pending
+    waiting = demand.pending - demand.blocked
+    free = max_running_tasks - demand.in_flight - waiting
     free += int(min(backlog, 0.5 * demand.finished_last_minute))
-    room = demand.in_flight < max_running_tasks and demand.pending < max_running_tasks
-    return max(free, 1 if room else 0)
+    room = demand.in_flight < max_running_tasks and waiting < max_running_tasks
+    free = max(free, 1 if room else 0)
+    return min(free, 1) if demand.blocked >= max_running_tasks else free
 
 
 class Slots:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import bindparam, select
 
 from reconciler.airflow.delivery import Event
+from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, TaskKey, Workload
 from reconciler.store import schema, shim
+from reconciler.store.holds import read_holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -191,13 +193,18 @@ class Upkeep:
     def _shed(self) -> None:
         """Give back to Airflow what has waited too long for its launch, before Airflow calls it stuck in QUEUED.
 
-        Not what failed to start before: it would begin anew with all its attempts, for ever.
+        Not what failed to start before: it would begin anew with all its attempts, for ever. If all queues are drained,
+        nothing is left to wait for, so all of it goes back at once.
         """
+        deployment, job_id = self._owner.deployment, self._owner.job_id
         with self._begin() as connection:
-            waiting = shim.waiting(
-                connection, self._owner.deployment, self._owner.job_id, self._shed_after, LIMIT
-            ).workloads
-        mine = [w for w in waiting if self._owner.owns(w) and w.kind is Kind.TASK and w.start_failures == 0]
+            hold = read_holds(connection, deployment).everything
+            draining = hold is not None and hold.mode is Mode.DRAINING
+            older_than = timedelta(0) if draining else self._shed_after
+            waiting = shim.waiting(connection, deployment, job_id, older_than, LIMIT).workloads
+        mine = [
+            w for w in waiting if self._owner.owns(w) and w.kind is Kind.TASK and (draining or w.start_failures == 0)
+        ]
         tis = self._airflow.task_instances([w.key for w in mine])
         idle = [w for w in mine if not _runs(w, tis.get(w.key))]
         with self._begin() as connection:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
-    from reconciler.core.runtask import Profile
+    from reconciler.core.profiles import Profiles
     from reconciler.core.task import EcsTask, Workload
     from reconciler.seams import Change, Clock, Ecs, Lease, Store
 
@@ -65,7 +65,7 @@ class Adopt:
         ecs: Ecs,
         clock: Clock,
         *,
-        profile: Profile,
+        profiles: Profiles,
         policy: decide.Policy,
         deployment: str,
         sweep_interval: float,
@@ -74,7 +74,7 @@ class Adopt:
         on_orphan: Callable[[str], None],
     ) -> None:
         self._store, self._ecs, self._clock = store, ecs, clock
-        self._profile, self._policy, self._deployment = profile, policy, deployment
+        self._profiles, self._policy, self._deployment = profiles, policy, deployment
         self._sweep_interval, self._listing_interval = sweep_interval, listing_interval
         self._orphan_grace = orphan_grace
         self._on_orphan = on_orphan
@@ -137,7 +137,7 @@ class Adopt:
         """Look for tasks that carry our name, whether or not we know them."""
         waiting = self._store.in_phase(Phase.LAUNCHING, *LIVE)
         families = {(w.cluster, w.family) for w in waiting.workloads if w.cluster and w.family}
-        families.add((self._profile.cluster, self._profile.family))
+        families |= {(profile.cluster, profile.family) for profile in self._profiles.all()}
         # Stopped ones are many, and matter only to a launch that can not be settled by its token any more.
         stopped = any(
             w.phase is Phase.LAUNCHING and not decide.may_resend(w, waiting.now, self._policy)
@@ -198,7 +198,7 @@ class Adopt:
     def _cluster_of(self, arn: str) -> str:
         """The cluster's name in a task's ARN: arn:aws:ecs:REGION:ACCOUNT:task/CLUSTER/ID."""
         parts = arn.rsplit(":", 1)[-1].split("/")
-        return parts[1] if len(parts) == 3 else self._profile.cluster
+        return parts[1] if len(parts) == 3 else self._profiles.default.cluster
 
 
 def _claims(w: Workload | None, attempt: int, task: EcsTask) -> bool:

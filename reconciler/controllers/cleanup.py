@@ -11,6 +11,7 @@ from reconciler.core.phase import Phase
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from reconciler.core.profiles import Profiles
     from reconciler.core.task import EcsTask, Workload
     from reconciler.seams import Change, Clock, Ecs, Lease, Store
 
@@ -30,9 +31,18 @@ class Cleanup:
 
     name = "cleanup"
 
-    def __init__(self, store: Store, ecs: Ecs, clock: Clock, *, policy: decide.Policy, retention: timedelta) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ecs: Ecs,
+        clock: Clock,
+        *,
+        profiles: Profiles,
+        policy: decide.Policy,
+        retention: timedelta,
+    ) -> None:
         self._store, self._ecs, self._clock = store, ecs, clock
-        self._policy, self._retention = policy, retention
+        self._profiles, self._policy, self._retention = profiles, policy, retention
         self._stopped_at: dict[str, float] = {}
         self._prune_at = 0.0
 
@@ -92,7 +102,8 @@ class Cleanup:
 
     def _why(self, w: Workload, now: datetime, *, may_run: bool) -> str | None:
         """Why a start must be stopped."""
-        return decide.unwanted(w, now, self._policy, may_run=may_run) or decide.late(w, now, self._policy)
+        late = decide.late(w, now, self._profiles.start_timeout(w))
+        return decide.unwanted(w, now, self._policy, may_run=may_run) or late
 
     def _stop(self, failures: Failures) -> int:
         """Call StopTask for what is to be stopped, again from time to time."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from reconciler.controllers import Result
 from reconciler.core import decide, identity, runtask
 from reconciler.core.answer import Accepted, Answer, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
+from reconciler.core.gate import Gate
+from reconciler.core.phase import Phase
+from reconciler.core.quota import deal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
-    from reconciler.core.gate import Gate
+    from reconciler.core.profiles import Profiles
+    from reconciler.core.spot import Fallbacks
     from reconciler.core.task import Workload
-    from reconciler.seams import Calls, Change, Clock, Delivery, Lease, Store
+    from reconciler.seams import Calls, Change, Clock, Counts, Delivery, Lease, Store
 
 __all__ = ["Launch"]
 
@@ -52,25 +58,27 @@ class Launch:
         *,
         delivery: Delivery,
         clock: Clock,
-        profile: runtask.Profile,
+        profiles: Profiles,
         policy: decide.Policy,
-        ecs_gate: Gate,
+        ecs_gates: dict[str, Gate],
         api_gate: Gate,
+        fallbacks: Fallbacks,
         max_running_tasks: int,
         on_answer: Callable[[Workload, Answer], None],
-        logs_of: Callable[[str], Mapping[str, str] | None] = lambda _: None,
+        logs_of: Callable[[str, str], Mapping[str, str] | None] = lambda *_: None,
     ) -> None:
-        """`logs_of`: where CloudWatch gets the output of our container of a task definition, if that is known."""
+        """`logs_of`: where CloudWatch gets the output of a task definition's container, if that is known."""
         self._store, self._calls, self._delivery, self._clock = store, calls, delivery, clock
-        self._profile, self._policy = profile, policy
-        self._gate, self._api_gate = ecs_gate, api_gate
+        self._profiles, self._policy = profiles, policy
+        self._gates, self._api_gate = ecs_gates, api_gate
+        self._fallbacks = fallbacks
         self._max_running_tasks = max_running_tasks
         self._on_answer, self._logs_of = on_answer, logs_of
         self._certain: set[identity.Launched] = set()
         """Launches whose every call so far was made by this process and is known to have done nothing."""
         self._resend_at: dict[identity.Launched, tuple[int, float]] = {}
         self._unknown_in_a_row = 0
-        self._accepted = 0
+        self._accepted: Counter[str] = Counter()
         self._strikes: dict[str, tuple[int, int]] = {}
         self._epoch = 0
         self._passes = 0
@@ -115,26 +123,28 @@ class Launch:
         self._unknown_in_a_row = self._unknown_in_a_row + 1 if isinstance(answer, Unknown) else 0
         match answer:
             case Accepted() | Existing():
-                self._accepted += 1
+                self._accepted[w.profile] += 1
                 self._strikes.pop(w.exec_id, None)
-                self._gate.open()
+                self._gate(w).open()
             case Blocked(reason, denied):
                 if denied and self._own_fault(w):
                     return Invalid(reason)
-                self._gate.close(now, reason)
+                self._gate(w).close(now, reason)
             case NotStarted(reason, capacity=True):
-                self._gate.close(now, reason)
+                self._fallbacks.no_capacity(w, now)
+                self._gate(w).close(now, reason)
             case Unknown(reason) if self._unknown_in_a_row >= UNKNOWN_IN_A_ROW:
-                self._gate.close(now, f"ECS does not answer: {reason}")
+                self._gate(w).close(now, f"ECS does not answer: {reason}")
             case NotStarted() | Invalid() | Throttled() | Unknown():
                 pass
         return answer
 
     def _own_fault(self, w: Workload) -> bool:
-        """Whether this workload was denied again and again while others were accepted in between."""
-        strikes, accepted = self._strikes.get(w.exec_id, (0, -1))
-        strikes += self._accepted != accepted
-        self._strikes[w.exec_id] = (strikes, self._accepted)
+        """Whether this workload was denied again and again while others of its profile were accepted in between."""
+        strikes, before = self._strikes.get(w.exec_id, (0, -1))
+        accepted = self._accepted[w.profile]
+        strikes += accepted != before
+        self._strikes[w.exec_id] = (strikes, accepted)
         return strikes >= STRIKES
 
     def _resolve(self, lease: Lease) -> int:
@@ -153,8 +163,8 @@ class Launch:
             new = decide.withdrawn(w, snapshot.now) or decide.unproven(w, snapshot.now, self._policy)
             if new and launched in self._certain:
                 changes.append((w, new))
-            elif decide.may_resend(w, snapshot.now, self._policy) and self._gate.room(now, 1):
-                self._gate.probing(now)
+            elif decide.may_resend(w, snapshot.now, self._policy) and self._gate(w).room(now, 1):
+                self._gate(w).probing(now)
                 self._calls.submit(w)
         return self._save(changes, lease)
 
@@ -166,41 +176,72 @@ class Launch:
     def _claim(self, lease: Lease) -> int:
         """Commit intents, then call."""
         now = self._clock.monotonic()
-        wanted = self._api_gate.room(now, self._gate.room(now, self._calls.room()))
-        if wanted <= 0:
+        room = self._api_gate.room(now, self._calls.room())
+        if room <= 0:
             return 0
-        wanted = min(wanted, self._max_running_tasks - self._store.counts().in_flight)
-        if wanted <= 0:
+        counts = self._store.counts()
+        room = min(room, self._max_running_tasks - counts.in_flight)
+        if room <= 0:
             return 0
-        probing = self._gate.reason is not None or self._api_gate.reason is not None
-        snapshot = self._store.launchable(PROBE_CHOICE if probing else wanted)
-        chosen = sorted(snapshot.workloads, key=lambda w: w.attempt)[:wanted] if probing else snapshot.workloads
-        changes: list[Change] = []
-        for w in chosen:
-            try:
-                asked = w.spec.executor_config if w.spec else {}
-                params = runtask.plan(self._profile, w.exec_id, asked, runtask.cost_tags(w))
-                new = decide.intended(
-                    w,
-                    snapshot.now,
-                    profile=self._profile.name,
-                    cluster=self._profile.cluster,
-                    family=runtask.family_of(str(params["taskDefinition"])),
-                    params=params,
-                    logs=self._logs_of(str(params["taskDefinition"])),
-                )
-                runtask.compose(params, self._delivery.command(new), "", "")  # for its size
-            except (ValueError, RecursionError) as error:
-                new = decide.invalid(w, snapshot.now, str(error))
-            changes.append((w, new))
+        changes = [(w, self._intent(w, at)) for at, chosen in self._choose(counts, room, now).values() for w in chosen]
         claimed = [w for w in self._store.save(changes, lease) if w.in_flight] if changes else []
         for w in claimed:
             self._certain.add((w.exec_id, w.attempt))
             self._calls.submit(w)
+            self._gate(w).probing(now)
         if claimed:
-            self._gate.probing(now)
             self._api_gate.probing(now)
         return len(claimed)
+
+    def _choose(self, counts: Counts, room: int, now: float) -> dict[str, tuple[datetime, list[Workload]]]:
+        """The workloads to launch now, by profile, and when they were read.
+
+        Each profile has its own limit and its own gate, and what room there is they share: whoever is full, or finds no
+        capacity, keeps nobody else waiting.
+        """
+        queues: dict[str, list[str]] = {}
+        for queue, phases in counts.by_queue.items():
+            if phases.get(Phase.PENDING) and not counts.holds.of(queue):
+                queues.setdefault(self._profiles.of_queue(queue).name, []).append(queue)
+        found: dict[str, tuple[datetime, list[Workload]]] = {}
+        for profile in self._profiles.all():
+            gate = self._gates.setdefault(profile.name, Gate())
+            limit = self._max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
+            free = gate.room(now, min(room, limit - counts.by_profile.get(profile.name, 0)))
+            if free <= 0 or profile.name not in queues:
+                continue
+            probing = gate.reason is not None or self._api_gate.reason is not None
+            snapshot = self._store.launchable(PROBE_CHOICE if probing else free, queues[profile.name])
+            ready = sorted(snapshot.workloads, key=lambda w: w.attempt) if probing else snapshot.workloads
+            found[profile.name] = snapshot.now, list(ready[:free])
+        dealt = deal(room, {name: len(ready) for name, (_, ready) in found.items()}, self._passes)
+        return {name: (at, ready[: dealt[name]]) for name, (at, ready) in found.items()}
+
+    def _intent(self, w: Workload, now: datetime) -> Workload:
+        """The intent, or the end of a workload that can never be launched as it is."""
+        try:
+            profile = self._profiles.of(w)
+            chosen = self._fallbacks.chosen(profile, self._clock.monotonic())
+            asked = w.spec.executor_config if w.spec else {}
+            params = runtask.plan(chosen, w.exec_id, asked, runtask.cost_tags(w))
+            definition = str(params["taskDefinition"])
+            new = decide.intended(
+                w,
+                now,
+                profile=profile.name,
+                cluster=profile.cluster,
+                family=runtask.family_of(definition),
+                params=params,
+                logs=self._logs_of(definition, profile.container_name),
+            )
+            runtask.compose(params, self._delivery.command(new), "", "")  # for its size
+        except (ValueError, RecursionError) as error:
+            return decide.invalid(w, now, str(error))
+        return new
+
+    def _gate(self, w: Workload) -> Gate:
+        """The gate of the profile that a workload was launched with."""
+        return self._gates.setdefault(w.profile, Gate())
 
     def _save(self, changes: Sequence[Change], lease: Lease) -> int:
         return len(self._store.save(changes, lease)) if changes else 0

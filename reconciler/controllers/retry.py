@@ -55,7 +55,7 @@ class Retry:
         changes: list[Change] = []
         for w in snapshot.workloads:
             if w.phase is Phase.EXITED:
-                new = decide.refused(w, snapshot.now, counts=self._own_fault(w, snapshot.now))
+                new = decide.refused(w, snapshot.now, counts=not w.interrupted and self._own_fault(w, snapshot.now))
             else:
                 new = decide.start_failed(w, snapshot.now, self._policy)
             if new:
@@ -72,7 +72,7 @@ class Retry:
             self._closed_at = None
             self._refusals.clear()
             self._gate.open()
-        refused = sum(w.phase is Phase.EXITED for w in snapshot.workloads)
+        refused = sum(w.phase is Phase.EXITED and not w.interrupted for w in snapshot.workloads)
         self._refusals.extend([now] * refused)
         while self._refusals and now - self._refusals[0] > STORM_SECONDS:
             self._refusals.popleft()

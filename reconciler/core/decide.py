@@ -46,8 +46,6 @@ class Policy:
 
     max_run_task_attempts: int = 3
     """How many failed starts fail a workload."""
-    start_timeout: timedelta = timedelta(seconds=600)
-    """What is not RUNNING this long after its intent is stopped."""
     resend_for: timedelta = timedelta(minutes=20)
     """How long the same client token may be sent again.
 
@@ -226,13 +224,16 @@ def missing(w: Workload, since: datetime, now: datetime, policy: Policy) -> Work
 
 
 def start_failed(w: Workload, now: datetime, policy: Policy) -> Workload | None:
-    """A task that ECS stopped before its container existed: launch again, or give up. No user code ran."""
+    """A task that ECS stopped before its container existed: launch again, or give up. No user code ran.
+
+    That Spot took the host away counts against nobody.
+    """
     if w.phase is not Phase.STARTED or w.last_status not in ("STOPPED", "DELETED"):
         return None
     reason = w.reason or "the container did not start"
     if w.desired is Desired.STOP:
         return w.moved(Phase.FAILED_START, now, reason=w.desired_reason or reason)
-    return _again(w, now, policy, reason, counts=True)
+    return _again(w, now, policy, reason, counts=not w.interrupted)
 
 
 def refused(w: Workload, now: datetime, *, counts: bool) -> Workload | None:
@@ -269,11 +270,11 @@ def unwanted(w: Workload, now: datetime, policy: Policy, *, may_run: bool) -> st
     return None if ends_itself else (w.desired_reason or "not wanted any more")
 
 
-def late(w: Workload, now: datetime, policy: Policy) -> str | None:
+def late(w: Workload, now: datetime, start_timeout: timedelta) -> str | None:
     """Why a start takes too long. USE CAUTION: the row may be old, so look at the task before it is stopped."""
-    if w.phase is not Phase.STARTED or w.intent_at is None or now - w.intent_at <= policy.start_timeout:
+    if w.phase is not Phase.STARTED or w.intent_at is None or now - w.intent_at <= start_timeout:
         return None
-    seconds = policy.start_timeout.total_seconds()
+    seconds = start_timeout.total_seconds()
     return f"not RUNNING within start_timeout ({seconds:.0f} s): {w.last_status or 'not seen'}"
 
 

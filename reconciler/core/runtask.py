@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core import policy
@@ -59,11 +60,18 @@ class Profile:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What every container is given besides its identity."""
     name: str = "default"
+    region: str = ""
     allowed: frozenset[str] = frozenset()
     """What DAG authors may set besides, or only: the words of `[ecs_reconciler] allowed_run_task_parameters`."""
 
     cost_tags: bool = True
     """Whether each ECS task is tagged with what it runs. See `[ecs_reconciler] cost_tags`."""
+    max_running_tasks: int | None = None
+    """How many of its ECS tasks may exist at once. None: as many as the deployment may have."""
+    start_timeout: timedelta = timedelta(seconds=600)
+    """What is not RUNNING this long after its intent is stopped."""
+    spot_fallback_after: int = 0
+    """After so many failures for want of capacity the strategy is used without its first item. 0: never."""
 
     @property
     def family(self) -> str:

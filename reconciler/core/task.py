@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.phase import IN_FLIGHT, TERMINAL, Desired, Phase, check_edge
 
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-__all__ = ["Container", "EcsTask", "Kind", "Snapshot", "Spec", "TaskKey", "Workload"]
+__all__ = ["SPOT_STOP_CODES", "Container", "EcsTask", "Kind", "Snapshot", "Spec", "TaskKey", "Workload"]
+
+
+SPOT_STOP_CODES: Final = frozenset({"SpotInterruption", "TerminationNotice"})
+"""ECS's `stopCode` of a task whose Spot capacity was taken away. DescribeTasks documents the first; the example event
+of AWS's page on Fargate capacity providers shows the second.
+https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_Task.html
+"""
 
 
 class Kind(StrEnum):
@@ -111,6 +118,16 @@ class Workload:
     def in_flight(self) -> bool:
         return self.phase in IN_FLIGHT
 
+    @property
+    def interrupted(self) -> bool:
+        """Spot capacity was taken away from its task."""
+        return self.stop_code in SPOT_STOP_CODES
+
+    @property
+    def outcome(self) -> str:
+        """How a terminal workload ended, in one word for metrics: its phase, or that Spot took its container."""
+        return "spot_interrupted" if self.interrupted and self.phase is Phase.EXITED else self.phase.lower()
+
     def moved(self, phase: Phase, at: datetime, **changes: Any) -> Workload:
         """A copy in `phase`, one version on. The only way a phase changes. Raises ValueError for a forbidden edge."""
         check_edge(self.phase, phase)
@@ -159,15 +176,16 @@ class EcsTask:
 
     @property
     def never_started(self) -> bool:
-        """Proof that no user code ran: ECS gave up before the container existed.
+        """Proof that no user code ran: ECS gave up, or Spot took its host, before the container existed.
 
         https://docs.aws.amazon.com/AmazonECS/latest/developerguide/stopped-task-error-codes.html
-        A stop on request is no proof: the container may have run while the task was still ACTIVATING.
+        A stop on request is no proof: the container may have run while the task was still ACTIVATING. Nor is an
+        interruption by Spot if ECS does not show that our container was never made.
         """
-        ran = self.container is not None and (
-            self.container.exit_code is not None or self.container.runtime_id is not None
-        )
-        return self.stopped and self.stop_code == "TaskFailedToStart" and self.started_at is None and not ran
+        ours = self.container
+        ran = ours is not None and (ours.exit_code is not None or ours.runtime_id is not None)
+        gave_up = self.stop_code == "TaskFailedToStart" or (self.stop_code in SPOT_STOP_CODES and ours is not None)
+        return self.stopped and gave_up and self.started_at is None and not ran
 
     @property
     def why_stopped(self) -> str:

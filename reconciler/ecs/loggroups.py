@@ -22,23 +22,23 @@ KEEP: Final = 1000
 
 
 class LogGroups:
-    """By task definition. None where it is not known: the launch goes on, and its logs are not shown."""
+    """By task definition and container. None where it is not known: the launch goes on, and its logs are not shown."""
 
-    def __init__(self, gateway: Gateway, container_name: str, clock: Clock) -> None:
-        self._gateway, self._container_name, self._clock = gateway, container_name, clock
-        self._known: dict[str, tuple[float, Mapping[str, str] | None]] = {}
+    def __init__(self, gateway: Gateway, clock: Clock) -> None:
+        self._gateway, self._clock = gateway, clock
+        self._known: dict[tuple[str, str], tuple[float, Mapping[str, str] | None]] = {}
 
-    def __call__(self, task_definition: str) -> Mapping[str, str] | None:
-        now = self._clock.monotonic()
-        until, found = self._known.get(task_definition, (now, None))
+    def __call__(self, task_definition: str, container_name: str) -> Mapping[str, str] | None:
+        now, key = self._clock.monotonic(), (task_definition, container_name)
+        until, found = self._known.get(key, (now, None))
         if until > now:
             return found
         try:
             definition = self._gateway.describe_task_definition(task_definition)
-            found = logs.awslogs(definition, self._container_name) if definition else None
+            found = logs.awslogs(definition, container_name) if definition else None
         except (EcsThrottled, EcsUnavailable):
             found = None
         if len(self._known) >= KEEP:
             self._known.clear()
-        self._known[task_definition] = (now + REMEMBER, found)
+        self._known[key] = (now + REMEMBER, found)
         return found

@@ -6,20 +6,22 @@ a look at the lease's epoch in the same transaction, keeps a leader that lost it
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core import identity
 from reconciler.core.errors import LeaseLost
-from reconciler.core.phase import Phase
+from reconciler.core.phase import IN_FLIGHT, Phase
 from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease
 from reconciler.store import statements
 from reconciler.store.engine import translated, writing
+from reconciler.store.holds import read_holds
 from reconciler.store.rows import batches, read, read_now, snapshot, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Engine, Select
@@ -36,7 +38,11 @@ class SqlStore:
     update = statements.UPDATE
     intend = statements.INTEND
 
-    def __init__(self, engine: Engine, deployment: str) -> None:
+    def __init__(
+        self, engine: Engine, deployment: str, on_written: Callable[[Workload, Workload], None] = lambda *_: None
+    ) -> None:
+        """`on_written` hears of each change that has been committed: the row as it was read, and as it is."""
+        self._on_written = on_written
         self._engine = engine
         self._writer = writing(engine)
         self._deployment = deployment
@@ -61,20 +67,28 @@ class SqlStore:
 
         Not all terminal ones: to count them is to read the whole table, only to see how long rows are kept.
         """
-        by_phase = dict.fromkeys(Phase, 0)
+        by_queue: dict[str, Counter[Phase]] = {}
+        by_profile: Counter[str] = Counter()
         mine = {"of": self._deployment}
         with self._read() as conn:
             at = oldest = read_now(conn)
-            for phase, count, first in conn.execute(statements.COUNT_OPEN, mine):
-                by_phase[Phase(phase)] = count
+            for phase, queue, profile, count, first in conn.execute(statements.COUNT_OPEN, mine):
+                by_queue.setdefault(queue, Counter())[Phase(phase)] += count
+                if phase in IN_FLIGHT:
+                    by_profile[profile] += count
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
-            for phase, count in conn.execute(statements.COUNT_UNDELIVERED, mine):
-                by_phase[Phase(phase)] = count
-        return Counts(at, by_phase, (at - oldest).total_seconds())
+            for phase, queue, count in conn.execute(statements.COUNT_UNDELIVERED, mine):
+                by_queue.setdefault(queue, Counter())[Phase(phase)] += count
+            holds = read_holds(conn, self._deployment)
+        by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
+        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile, holds)
 
-    def launchable(self, limit: int) -> Snapshot:
+    def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.LAUNCHABLE, of=self._deployment, limit=limit)
+            if queues is None:
+                return snapshot(conn, statements.LAUNCHABLE, of=self._deployment, limit=limit)
+            wanted = sorted(queues)
+            return snapshot(conn, statements.LAUNCHABLE_IN, of=self._deployment, limit=limit, queues=wanted)
 
     def in_phase(self, *phases: Phase) -> Snapshot:
         with self._read() as conn:
@@ -114,6 +128,8 @@ class SqlStore:
         with self._write(lease) as conn:
             won = self._swap(conn, changes)
             self._note_attempts(conn, won, lease)
+        for old, new in won:
+            self._on_written(old, new)
         return [new for _, new in won]
 
     def prune(self, older_than: timedelta, limit: int, lease: Lease) -> int:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import FromClause
 
-__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "UtcDateTime", "attempts", "finished", "in_flight", "leases"]
-__all__ += ["metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold", "unwanted"]
+__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "UtcDateTime", "attempts", "finished", "holds", "in_flight"]
+__all__ += ["leases", "metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold", "unwanted"]
 __all__ += ["workloads"]
 
 SPEC_VERSION: Final = 1
@@ -159,6 +159,17 @@ leases: Final = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+)
+
+# What an operator holds back. One row for a queue, and one with an empty name for all of them.
+holds: Final = Table(
+    "ecs_hold",
+    metadata,
+    Column("deployment", String(40), primary_key=True),
+    Column("queue", String(256), primary_key=True),
+    Column("mode", String(8), nullable=False),
+    Column("held_by", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
 )
 
 

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, bindparam, exists, func, literal_column, or_, select, text, true, tuple_, update
+from sqlalchemy import Integer, bindparam, case, exists, func, literal_column, or_, select, text, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from reconciler.core.phase import Desired, Phase
+from reconciler.core.phase import IN_FLIGHT, Desired, Phase
 from reconciler.store import schema
+from reconciler.store.holds import read_holds
 from reconciler.store.rows import LIGHT, DbNow, batches, now, row_of, seconds, snapshot
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import timedelta
 
     from sqlalchemy import Connection, Executable
@@ -48,6 +49,10 @@ class Demand:
     """Workloads that gave a slot back within the last minute."""
     daemon_alive: bool
     """Some replica holds a lease of this deployment."""
+    blocked: int = 0
+    """Those of `pending` whose queue is held, or has used up its own share of the quota."""
+    held: bool = False
+    """An operator holds all queues."""
 
 
 def _insert(insert: sqlite.Insert | postgresql.Insert) -> Executable:
@@ -238,9 +243,16 @@ def _count(*conditions: Any) -> Any:
     return select(func.count()).where(_w.deployment == bindparam("deployment"), *conditions).scalar_subquery()
 
 
+_BY_QUEUE: Final = (
+    select(
+        _w.queue,
+        func.sum(case((schema.phase_in(workloads, IN_FLIGHT), 1), else_=0)),
+        func.sum(case((schema.pending(workloads), 1), else_=0)),
+    )
+    .where(_w.deployment == bindparam("deployment"), schema.opened(workloads))
+    .group_by(_w.queue)
+)
 _DEMAND: Final = select(
-    _count(schema.in_flight(workloads)).label("in_flight"),
-    _count(schema.pending(workloads)).label("pending"),
     # Neither what was rejected or given back before its launch: no slot was ever taken.
     _count(
         schema.finished(workloads),
@@ -258,7 +270,18 @@ _DEMAND: Final = select(
 )
 
 
-def demand(conn: Connection, deployment: str) -> Demand:
-    """What this deployment runs, what waits, and whether anybody works on it."""
+def demand(conn: Connection, deployment: str, shares: Mapping[str, int] | None = None) -> Demand:
+    """What this deployment runs, what waits, and whether anybody works on it.
+
+    `shares`: how many workloads of a queue may run at once, for those that have a limit of their own.
+    """
     row = conn.execute(_DEMAND, {"deployment": deployment, "prefix": f"{deployment}/", "age": -60.0}).one()
-    return Demand(row.in_flight, row.pending, row.finished_last_minute, bool(row.daemon_alive))
+    holds = read_holds(conn, deployment)
+    in_flight = pending = blocked = 0
+    for queue, running, waiting in conn.execute(_BY_QUEUE, {"deployment": deployment}):
+        in_flight += running
+        pending += waiting
+        room = waiting if shares is None or queue not in shares else max(0, shares[queue] - running)
+        blocked += waiting if holds.of(queue) else max(0, waiting - room)
+    held = holds.everything is not None
+    return Demand(in_flight, pending, row.finished_last_minute, bool(row.daemon_alive), blocked, held)

@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from reconciler.core.phase import TERMINAL, Phase
 from reconciler.store import schema
 from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, now, seconds
-from reconciler.store.schema import attempts, leases, workloads
+from reconciler.store.schema import attempts, holds, leases, workloads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +91,10 @@ LAUNCHABLE: Final = (
 )
 
 
+LAUNCHABLE_IN: Final = LAUNCHABLE.where(_w.queue.in_(bindparam("queues", expanding=True)))
+"""The same of some queues."""
+
+
 def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any]] = LIGHT) -> Select[Any]:
     return select(*columns).where(_mine, *conditions).order_by(_w.created_at, _w.exec_id)
 
@@ -134,10 +138,13 @@ ADMITTED: Final = select(
     )
 )
 FIND: Final = _oldest_first(_ids)
+_groups: Final = (_w.phase, _w.queue, _w.profile)
 COUNT_OPEN: Final = (
-    select(_w.phase, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(_w.phase)
+    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(*_groups)
 )
-COUNT_UNDELIVERED: Final = select(_w.phase, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase)
+COUNT_UNDELIVERED: Final = (
+    select(_w.phase, _w.queue, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase, _w.queue)
+)
 
 FENCE: Final = (
     select(leases.c.epoch)
@@ -190,8 +197,13 @@ UPDATE: Final = (
     )
 )
 """The compare-and-swap. It writes the daemon's columns and none of the shim's, but for the one reset."""
-INTEND: Final = UPDATE.where(_unbarred())
-"""The same, behind the barrier."""
+INTEND: Final = UPDATE.where(
+    _unbarred(),
+    ~exists().where(
+        holds.c.deployment == _w.deployment, or_(holds.c.queue == literal_column("''"), holds.c.queue == _w.queue)
+    ),
+)
+"""The same, behind the barrier, and not while an operator holds the queue: what was read may be older than the hold."""
 OPEN_ATTEMPT: Final = {
     "sqlite": sqlite.insert(attempts).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(attempts).on_conflict_do_nothing(),

@@ -286,6 +286,32 @@ def test_status_says_that_nobody_leads(site: Site) -> None:
     assert found["quota"] == {"limit": 500, "used": 0, "headroom": 500}
 
 
+def test_launches_are_paused_drained_and_resumed_from_the_command_line(site: Site) -> None:
+    said = site.call("pause", "--queue", "gpu")
+    assert said.returncode == 0
+    assert 'launched any more until `ecs-reconciler resume --queue "gpu"`. What runs goes on.' in said.stdout
+    site.queue("a", queue="gpu")
+    with site.daemon() as daemon:
+        daemon.until_it_says("this replica leads")
+        site.queue("b")
+        site.until(lambda: site.row("b").terminal, daemon.log)
+        assert site.row("a").phase is Phase.PENDING
+        site.until(lambda: daemon.metric('ecs_reconciler_queue_held{mode="paused",queue="gpu"}') == 1)
+        assert daemon.get("/readyz") == (200, "leading\n")
+        shown = site.call("status").stdout
+        assert re.search(r"held +queue gpu: paused by \S+@\S+ since \d", shown)
+        assert re.search(r"gpu +default +1 +0 +paused", shown)
+
+        drained = site.call("drain", "--wait", "--queue", "gpu")
+        assert drained.stdout.splitlines()[1:] == ["0 ECS tasks are left, 1 task instances wait."]
+        found = json.loads(site.call("status", "--json").stdout)
+        assert [hold["mode"] for hold in found["holds"]] == ["draining"]
+
+        assert site.call("resume", "--queue", "gpu").stdout == 'Launches of the queue "gpu" go on.\n'
+        site.until(lambda: site.row("a").terminal, daemon.log)
+    assert site.call("resume").stdout == "There was no hold of all queues.\n"
+
+
 def test_a_port_that_is_taken_is_said_in_a_sentence(site: Site) -> None:
     port = site.ecs.endpoint_url.rsplit(":", 1)[-1]
     done = site.call("local-ecs", "--port", port, "--directory", str(site.home / "other"))

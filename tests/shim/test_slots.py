@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +51,14 @@ def test_what_is_queued_is_taken_until_the_next_look() -> None:
 
     slots.refresh(Demand(in_flight=1, pending=0, finished_last_minute=0, daemon_alive=True))
     assert slots.free == 1
+
+
+def test_what_waits_for_a_full_queue_takes_nothing_from_the_others_but_is_not_let_in_without_end() -> None:
+    full = Demand(in_flight=4, pending=6, finished_last_minute=0, daemon_alive=True, blocked=6)
+    assert free_slots(full, 10, 50) == 6
+    assert free_slots(replace(full, blocked=0), 10, 50) == 1
+    assert free_slots(replace(full, pending=10, blocked=10), 10, 50) == 1
+
+
+def test_there_is_none_while_an_operator_holds_all_queues() -> None:
+    assert free_slots(Demand(0, 0, 0, daemon_alive=True, held=True), 500, 50) == 0

@@ -21,6 +21,8 @@ from reconciler.controllers.retry import Retry
 from reconciler.core import decide, runtask
 from reconciler.core.answer import Answer, Unknown
 from reconciler.core.gate import Gate
+from reconciler.core.profiles import Profiles
+from reconciler.core.spot import Fallbacks
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
@@ -49,6 +51,7 @@ PROFILE: Final = runtask.Profile(
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
     },
 )
+PROFILES: Final = Profiles(PROFILE)
 SECRET: Final = "eyJsecret"
 """Stands for the token that only the container's command may hold."""
 
@@ -191,10 +194,11 @@ class Replica:
             self.calls,
             delivery=delivery,
             clock=self.clock,
-            profile=PROFILE,
+            profiles=PROFILES,
             policy=options.policy,
-            ecs_gate=gates["ecs"],
+            ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
+            fallbacks=Fallbacks(),
             max_running_tasks=options.max_running_tasks,
             on_answer=lambda w, answer: note(
                 "answer",
@@ -209,7 +213,7 @@ class Replica:
             store,
             gateway,
             self.clock,
-            profile=PROFILE,
+            profiles=PROFILES,
             policy=options.policy,
             deployment=DEPLOYMENT,
             sweep_interval=1.0,
@@ -225,7 +229,12 @@ class Replica:
             on_retry=lambda what: note("retry", who=process.name, what=what),
         )
         cleanup = Cleanup(
-            store, gateway, self.clock, policy=options.policy, retention=timedelta(seconds=options.retention)
+            store,
+            gateway,
+            self.clock,
+            profiles=PROFILES,
+            policy=options.policy,
+            retention=timedelta(seconds=options.retention),
         )
         lease = f"{DEPLOYMENT}/region"
         elector = Elector(store, self.clock, name=lease, holder=process.name, ttl=options.lease_seconds)

@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
+from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, Spec, TaskKey, Workload
 from reconciler.store import shim
+from reconciler.store.holds import hold
 from reconciler.store.shim import Demand
 
 if TYPE_CHECKING:
@@ -323,6 +325,22 @@ def test_demand_counts_what_takes_a_slot_what_waits_and_what_gave_one_back(conn:
 
     assert shim.demand(conn, "prod") == Demand(2, 1, 1, daemon_alive=True)
     assert shim.demand(conn, "copy") == Demand(0, 0, 0, daemon_alive=False)
+
+
+def test_what_waits_for_a_full_or_held_queue_is_told_apart(conn: Connection, prod: Deployment) -> None:
+    for n in range(3):
+        prod.queue(f"gpu{n}", queue="gpu")
+        prod.queue(f"etl{n}", queue="etl")
+        prod.queue(f"other{n}")
+    prod.move("gpu0", Phase.LAUNCHING)
+    assert shim.demand(conn, "prod").blocked == 0
+    assert shim.demand(conn, "prod", {"gpu": 9}).blocked == 0
+    assert shim.demand(conn, "prod", {"gpu": 2}).blocked == 1
+    assert shim.demand(conn, "prod", {"gpu": 0}).blocked == 2
+    hold(prod.engine, "prod", "etl", Mode.PAUSED, "me")
+    assert shim.demand(conn, "prod", {"gpu": 2}) == Demand(1, 8, 0, daemon_alive=True, blocked=4)
+    hold(prod.engine, "prod", "", Mode.PAUSED, "me")
+    assert shim.demand(conn, "prod").held
 
 
 def test_the_daemon_is_alive_while_any_lease_of_the_deployment_runs(conn: Connection, prod: Deployment) -> None:

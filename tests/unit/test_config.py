@@ -40,8 +40,12 @@ def test_a_complete_configuration_has_defaults_for_the_rest() -> None:
     found = settings()
     assert found.options.max_running_tasks == 500
     assert found.policy.max_run_task_attempts == 3
-    assert found.profile.run_task == {"taskDefinition": "airflow-task:3", "platformVersion": "LATEST", "count": 1}
-    assert found.profile.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
+    assert found.profiles.default.run_task == {
+        "taskDefinition": "airflow-task:3",
+        "platformVersion": "LATEST",
+        "count": 1,
+    }
+    assert found.profiles.default.environment == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/execution/"}
 
 
 def test_everything_that_is_missing_is_said_at_once() -> None:
@@ -94,7 +98,7 @@ def test_a_password_is_not_repeated() -> None:
 def test_our_own_database_and_api_address_win_over_airflows() -> None:
     found = settings(ecs_reconciler__sql_alchemy_conn="sqlite:///own.db", ecs_reconciler__execution_api_server_url="u")
     assert found.sql_alchemy_conn == "sqlite:///own.db"
-    assert found.profile.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
+    assert found.profiles.default.environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "u"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from reconciler.core.task import Container, EcsTask, Workload
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 POLICY = decide.Policy()
+TIMEOUT = timedelta(seconds=600)
 ARN = "arn:aws:ecs:us-east-1:000000000000:task/airflow/1"
 
 
@@ -276,10 +277,10 @@ class TestStopping:
 
     def test_a_start_that_takes_too_long_is_stopped_with_a_reason_that_says_so(self) -> None:
         w = workload(Phase.STARTED, age=minutes(10.1), last_status="PROVISIONING")
-        assert decide.late(w, NOW, POLICY) == "not RUNNING within start_timeout (600 s): PROVISIONING"
+        assert decide.late(w, NOW, TIMEOUT) == "not RUNNING within start_timeout (600 s): PROVISIONING"
 
     def test_what_runs_may_run_for_ever(self) -> None:
-        assert decide.late(workload(Phase.RUNNING, age=minutes(100_000)), NOW, POLICY) is None
+        assert decide.late(workload(Phase.RUNNING, age=minutes(100_000)), NOW, TIMEOUT) is None
 
     def test_the_reason_for_a_stop_outlives_it(self) -> None:
         stopping = decide.stopping(workload(Phase.STARTED), NOW, "too slow")

@@ -35,7 +35,7 @@ def settings(options: Mapping[str, str | None]) -> DaemonSettings:
 
 def request(rule: Rule) -> dict[str, Any]:
     """What is sent, without identity and command, and without what every container is given."""
-    profile = settings(rule.options).profile
+    profile = settings(rule.options).profiles.default
     strategy = DEFAULT_STRATEGY.get(profile.cluster, [])
     profile = replace(profile, run_task=placed(profile.run_task, strategy))
     sent = runtask.compose(

@@ -240,6 +240,36 @@ class TestShedding:
         assert (world.row(w.exec_id).phase, world.ti(w)["state"]) == (Phase.PENDING, "queued")
 
 
+class TestDraining:
+    """An operator drains all queues: nothing may be left that waits."""
+
+    def hold(self, queue: str, mode: str) -> None:
+        columns = "deployment, queue, mode, held_by, since"
+        sql(f"INSERT INTO ecs_hold ({columns}) VALUES ('test', '{queue}', '{mode}', 'me', '2026-01-01 00:00:00')")
+
+    def test_what_waits_goes_back_at_once_and_nothing_is_queued(self, world: World) -> None:
+        failed, waits = world.queued(2)
+        world.overwrite(failed.exec_id, start_failures=1, attempt=1)
+        self.hold("", "draining")
+
+        world.beat()
+
+        assert [world.row(w.exec_id).phase for w in (failed, waits)] == [Phase.CANCELLED, Phase.CANCELLED]
+        assert [world.ti(w)["state"] for w in (failed, waits)] == ["scheduled", "scheduled"]
+        assert world.executor.slots_available == 0
+        assert world.queue() == 0
+
+    @pytest.mark.parametrize(("queue", "mode"), [("", "paused"), ("default", "draining")])
+    def test_a_pause_and_a_drain_of_one_queue_leave_it_to_wait(self, world: World, queue: str, mode: str) -> None:
+        (w,) = world.queued()
+        self.hold(queue, mode)
+
+        world.beat()
+
+        assert world.row(w.exec_id).phase is Phase.PENDING
+        assert (world.executor.slots_available == 0) == (queue == "")
+
+
 class TestSlots:
     """Airflow asks each executor for its room before it queues, and once more for each task."""
 

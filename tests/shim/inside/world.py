@@ -88,6 +88,7 @@ def forget_everything() -> None:
             "ecs_workload",
             "ecs_lease",
             "ecs_launch_attempt",
+            "ecs_hold",
         ):
             conn.execute(text(f"DELETE FROM {table}"))
 

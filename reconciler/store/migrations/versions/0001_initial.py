@@ -1,4 +1,4 @@
-"""The first tables: workloads, launch attempts, leases."""
+"""The first tables: workloads, launch attempts, leases, holds."""
 
 from __future__ import annotations
 
@@ -88,8 +88,17 @@ def upgrade() -> None:
         sa.Column("expires_at", _TIME, nullable=False),
         if_not_exists=True,
     )
+    op.create_table(
+        "ecs_hold",
+        sa.Column("deployment", sa.String(40), primary_key=True),
+        sa.Column("queue", sa.String(256), primary_key=True),
+        sa.Column("mode", sa.String(8), nullable=False),
+        sa.Column("held_by", sa.Text, nullable=False),
+        sa.Column("since", _TIME, nullable=False),
+        if_not_exists=True,
+    )
     if op.get_context().dialect.name == "postgresql":
-        for table in ("ecs_workload", "ecs_launch_attempt", "ecs_lease"):
+        for table in ("ecs_workload", "ecs_launch_attempt", "ecs_lease", "ecs_hold"):
             op.execute(
                 f"ALTER TABLE {table} SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
                 "autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)"
@@ -120,6 +129,7 @@ def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None,
 
 
 def downgrade() -> None:
+    op.drop_table("ecs_hold")
     op.drop_table("ecs_lease")
     op.drop_table("ecs_launch_attempt")
     op.drop_table("ecs_workload")

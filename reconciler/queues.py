@@ -1,0 +1,82 @@
+"""The option `[ecs_reconciler] queues`: what one queue says of its profile, over what `[aws_ecs_executor]` says.
+
+queues = {"gpu": {"task_definition": "train:4", "launch_type": "EC2", "max_running_tasks": 40}}
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+__all__ = ["QueueOptions", "own_options", "profile_options", "shares"]
+
+
+class QueueOptions(BaseModel):
+    """What a queue may set beside the options of `[aws_ecs_executor]`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_running_tasks: int | None = Field(
+        None,
+        ge=0,
+        description="How many ECS tasks of this queue may exist at once, within [ecs_reconciler] max_running_tasks. "
+        "Unset: all of them.",
+    )
+    start_timeout: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
+    )
+    spot_fallback_after: int = Field(
+        0,
+        ge=0,
+        description="After so many launches that found no capacity, or lost it before their container began, the first "
+        "item of capacity_provider_strategy is left out for ten minutes: name the Spot provider first. 0: never.",
+    )
+
+
+_FOR_ALL: Final = frozenset({"max_run_task_attempts", "conn_id", "check_health_on_startup"})
+"""Options of `[aws_ecs_executor]` that are not a matter of one queue."""
+
+_EXCLUDE_ONE_ANOTHER: Final = ("launch_type", "capacity_provider_strategy")
+
+
+def own_options(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a queue's options that `QueueOptions` has."""
+    return {name: value for name, value in said.items() if name in QueueOptions.model_fields}
+
+
+def profile_options(
+    queue: str, said: Mapping[str, Any], common: Mapping[str, Any], known: Collection[str], problems: list[str]
+) -> dict[str, Any]:
+    """The options of `[aws_ecs_executor]` as they are for a queue: its own, and what it does not set from all.
+
+    `known` are the names of all options of that section. A name that is not known is added to `problems`.
+    """
+    allowed = {name for name in known if name not in _FOR_ALL}
+    for name in said:
+        if name in _FOR_ALL:
+            problems.append(
+                f'[ecs_reconciler] queues: "{queue}" sets {name}, which holds for all queues: set it in '
+                f"[aws_ecs_executor]"
+            )
+        elif name not in allowed and name not in QueueOptions.model_fields:
+            names = sorted({*allowed, *QueueOptions.model_fields})
+            near = difflib.get_close_matches(name.lower(), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it may set {', '.join(names)}"
+            problems.append(f'[ecs_reconciler] queues: "{queue}" sets {name}, which is no option of a queue: {hint}')
+    inherited = dict(common)
+    for one, other in (_EXCLUDE_ONE_ANOTHER, _EXCLUDE_ONE_ANOTHER[::-1]):
+        if said.get(one):
+            # A queue that chooses its own capacity does not want the other kind of everybody's.
+            inherited.pop(other, None)
+    return inherited | {name: value for name, value in said.items() if name in allowed and value is not None}
+
+
+def shares(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many tasks of a queue may run at once, for the queues that say so. The daemon reports what is wrong."""
+    said = {queue: options.get("max_running_tasks") for queue, options in queues.items()}
+    return {queue: share for queue, share in said.items() if isinstance(share, int) and share >= 0}

@@ -1,0 +1,142 @@
+"""Queues and their profiles: which options hold for which queue, and what is wrong is said at once."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.config import shim_settings
+from reconciler.core.quota import deal
+from reconciler.core.runtask import RequestRefusedError
+from reconciler.core.spot import on_demand
+from reconciler.core.task import Kind, Workload
+from tests.unit.test_config import problems, reader, settings
+
+
+def queues(**said: dict[str, Any]) -> dict[str, str | None]:
+    return {"ecs_reconciler__queues": json.dumps(said)}
+
+
+def workload(queue: str, kind: Kind = Kind.TASK) -> Workload:
+    return Workload("x", "prod", queue=queue, kind=kind)
+
+
+def test_a_queue_has_what_it_sets_and_inherits_the_rest() -> None:
+    found = settings(
+        **queues(
+            gpu={"task_definition": "train:4", "cluster": "gpu", "subnets": ["s2"], "start_timeout": 1200},
+            small={"max_running_tasks": 7},
+        ),
+        aws_ecs_executor__subnets="s1",
+        aws_ecs_executor__launch_type="FARGATE",
+    ).profiles
+    gpu, small = found.named["gpu"], found.named["small"]
+
+    assert gpu.run_task == {
+        **found.default.run_task,
+        "taskDefinition": "train:4",
+        "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["s2"], "assignPublicIp": "DISABLED"}},
+    }
+    assert (gpu.cluster, gpu.start_timeout, gpu.max_running_tasks) == ("gpu", timedelta(seconds=1200), None)
+    assert small.run_task == found.default.run_task
+    assert (small.cluster, small.start_timeout, small.max_running_tasks) == ("airflow", timedelta(seconds=600), 7)
+    assert [profile.name for profile in found.all()] == ["default", "gpu", "small"]
+
+
+def test_the_default_profile_can_be_given_a_share_of_its_own_that_others_do_not_inherit() -> None:
+    found = settings(**queues(default={"max_running_tasks": 5, "cluster": "other"}, gpu={})).profiles
+    assert (found.default.max_running_tasks, found.default.cluster) == (5, "other")
+    assert (found.named["gpu"].max_running_tasks, found.named["gpu"].cluster) == (None, "airflow")
+
+
+@pytest.mark.parametrize(
+    ("common", "said", "chosen"),
+    [
+        ({"launch_type": "FARGATE"}, {"capacity_provider_strategy": [{"capacityProvider": "gpu"}]}, "strategy"),
+        ({"capacity_provider_strategy": '[{"capacityProvider": "FARGATE_SPOT"}]'}, {"launch_type": "EC2"}, "type"),
+    ],
+)
+def test_a_queue_that_chooses_its_capacity_does_not_inherit_the_other_kind(
+    common: dict[str, str], said: dict[str, Any], chosen: str
+) -> None:
+    found = settings(**queues(gpu=said), **{f"aws_ecs_executor__{name}": value for name, value in common.items()})
+    run_task = found.profiles.named["gpu"].run_task
+    assert ("capacityProviderStrategy" in run_task, "launchType" in run_task) == (
+        chosen == "strategy",
+        chosen == "type",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"task_defintion": "x"}, ['"gpu" sets task_defintion', "did you mean task_definition?"]),
+        ({"CLUSTER": "x"}, ["did you mean cluster?"]),
+        ({"zzz": 1}, ["no option of a queue", "it may set assign_public_ip"]),
+        ({"conn_id": "aws"}, ['"gpu" sets conn_id', "holds for all queues"]),
+        ({"max_running_tasks": -1}, ['"gpu"', "max_running_tasks", "greater than or equal to 0"]),
+        ({"launch_type": "LAMBDA"}, ['queues: "gpu"', "launch_type", "'LAMBDA'", "FARGATE"]),
+        ({"security_groups": ["sg"]}, ['queues: "gpu"', "subnets is empty"]),
+        (
+            {"launch_type": "EC2", "capacity_provider_strategy": [{"capacityProvider": "x"}]},
+            ['queues: "gpu"', "exclude one another"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_name_of_the_queue(said: dict[str, Any], words: list[str]) -> None:
+    (problem,) = problems(**queues(gpu=said))
+    for word in words:
+        assert word in problem
+
+
+@pytest.mark.parametrize("text", ["{oops", '["gpu"]', '{"gpu": "train:4"}'])
+def test_what_is_not_an_object_of_objects_is_refused(text: str) -> None:
+    (problem,) = problems(ecs_reconciler__queues=text)
+    assert "[ecs_reconciler] queues" in problem
+
+
+def test_a_queue_without_a_profile_uses_the_default_one_or_fails_with_a_sentence() -> None:
+    lenient = settings(**queues(gpu={"cluster": "gpu"})).profiles
+    assert lenient.of(workload("gpu")).name == "gpu"
+    assert lenient.of(workload("celery")).name == "default"
+
+    strict = settings(**queues(gpu={}), ecs_reconciler__unknown_queue="fail", operators__default_queue="main").profiles
+    for queue in ("gpu", "main", "default"):
+        strict.of(workload(queue))
+    strict.of(workload("celery", Kind.CALLBACK))  # it has no queue of its own
+    with pytest.raises(RequestRefusedError, match=r'queue "celery": add it to .* unknown_queue = default.* gpu, main'):
+        strict.of(workload("celery"))
+
+
+def test_the_shim_knows_the_shares_and_is_not_kept_from_starting_by_the_rest() -> None:
+    found = shim_settings(reader(**queues(gpu={"max_running_tasks": 3}, odd={"max_running_tasks": "x", "zzz": 1})))
+    assert found.shares == {"gpu": 3}
+
+
+@given(st.integers(0, 50), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 20)), st.integers(0, 9))
+def test_room_is_dealt_out_fairly_and_to_the_last(room: int, wants: dict[str, int], turn: int) -> None:
+    given_out = deal(room, wants, turn)
+    assert sum(given_out.values()) == min(room, sum(wants.values()))
+    assert all(0 <= given_out[name] <= wanted for name, wanted in wants.items())
+    short = [given_out[name] for name, wanted in wants.items() if given_out[name] < wanted]
+    most = max(given_out.values(), default=0)
+    assert all(part >= most - 1 for part in short), "who got less than it wants got no less than anybody else"
+
+
+def test_who_gets_the_last_one_changes() -> None:
+    assert [deal(1, {"a": 1, "b": 1}, turn) for turn in (0, 1)] == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
+
+
+def test_a_fallback_from_spot_needs_something_to_fall_back_on() -> None:
+    spot, demand = {"capacityProvider": "FARGATE_SPOT", "weight": 1}, {"capacityProvider": "FARGATE", "weight": 0}
+    (problem,) = problems(**queues(gpu={"spot_fallback_after": 3, "capacity_provider_strategy": [spot]}))
+    assert 'queues: "gpu": spot_fallback_after is set' in problem
+    found = settings(**queues(gpu={"spot_fallback_after": 3, "capacity_provider_strategy": [spot, demand]})).profiles
+    assert on_demand(found.named["gpu"]).run_task["capacityProviderStrategy"] == [
+        {"capacityProvider": "FARGATE", "weight": 1}
+    ]
