@@ -8,13 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from reconciler.clock import SystemClock
 from reconciler.demo.stack import Stack
 from reconciler.demo.world import ecs_tasks, rows, started_for
+from reconciler.localecs.server import DEMO_DEFINITION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,14 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 DAGS = ("succeeds", "fails", "retries", "defers", "holds")
 SECONDS = 240.0
+IMAGES = {"unpullable": "registry.example.com/team/no-such-image:1.2", "endless": "team/endless-image"}
 
 SETTINGS = {
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
+    "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "16",
     # Nothing waits as PENDING: what waits for a third of task_queued_timeout is given back, and queued once more.
     "AIRFLOW__ECS_RECONCILER__BACKLOG": "0",
 }
@@ -117,10 +120,16 @@ class Scenario:
 
     def assert_clean(self) -> None:
         """Each queueing had at most one ECS task, none of them is left, and user code ran at most once in each."""
+        self.assert_clean_of_retries()
+        by_row = [started_for(task) for task in self.tasks()]
+        assert len(by_row) == len(set(by_row)), f"launched twice: {by_row}"
+
+    def assert_clean_of_retries(self) -> None:
+        """The same where a start may fail and be tried again: each launch had at most one ECS task."""
         self.wait_until_settled()
         tasks = self.tasks()
-        by_row = [started_for(task) for task in tasks]
-        assert len(by_row) == len(set(by_row)), f"launched twice: {by_row}"
+        launches = [task.get("startedBy") for task in tasks]
+        assert len(launches) == len(set(launches)), f"launched twice: {launches}"
         assert {task["lastStatus"] for task in tasks} <= {"STOPPED"}
         ran = [exec_id for what, exec_id, _ in self.evidence if what == "ran"]
         assert len(ran) == len(set(ran)), f"ran twice: {ran}"
@@ -173,3 +182,24 @@ def plain(scenarios: Scenarios) -> dict[str, Scenario]:
     for dag_id, state in expected.items():
         plain[dag_id].wait_for(state)
     return plain
+
+
+@pytest.fixture(scope="session")
+def images(stack: Stack) -> None:
+    """Task definitions with images that can not be pulled, or are pulled for ever."""
+    with closing(stack.ecs()) as client:
+        for family, image in IMAGES.items():
+            (container,) = DEMO_DEFINITION["containerDefinitions"]
+            definition: Any = {**DEMO_DEFINITION, "containerDefinitions": [{**container, "image": image}]}
+            client.register_task_definition(**{**definition, "family": family})
+    for dag_id in ("unpullable", "endless_in_time", "everything"):
+        stack.has_parsed(dag_id)
+
+
+@pytest.fixture(scope="session")
+def unpullable(images: None, scenarios: Scenarios) -> Scenario:
+    """A task whose image can not be pulled, at its end."""
+    scenario = scenarios.start("unpullable")
+    scenario.wait_for("failed")
+    scenario.wait_until_settled()
+    return scenario

@@ -46,9 +46,9 @@ def one_task(dag_id: str, task_definition: str | None, timeout: timedelta | None
 
 
 ALLOWED = timedelta(seconds=30)
-for definition in ("unpullable", "endless"):
-    globals()[definition] = one_task(definition, definition)
-    globals()[f"{definition}_in_time"] = one_task(f"{definition}_in_time", definition, ALLOWED)
+unpullable = one_task("unpullable", "unpullable")
+endless = one_task("endless", "endless")
+endless_in_time = one_task("endless_in_time", "endless", ALLOWED)
 holds_in_time = one_task("holds_in_time", None, ALLOWED)
 
 

@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 TI = TaskInstance.__table__
 
 
-def make_dag() -> None:
-    with DAG("etl", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+def make_dag(dag_id: str = "etl", bundle: str = "dags-folder") -> None:
+    with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
         BashOperator(task_id="work", bash_command="true", retries=0)
     with create_session() as session:
-        session.merge(DagBundleModel(name="dags-folder"))
+        session.merge(DagBundleModel(name=bundle))
         session.flush()
         lazy = LazyDeserializedDAG.from_dag(dag)
-        SerializedDAG.bulk_write_to_db("dags-folder", None, [lazy], session=session)
-        SerializedDagModel.write_dag(lazy, bundle_name="dags-folder", session=session)
+        SerializedDAG.bulk_write_to_db(bundle, None, [lazy], session=session)
+        SerializedDagModel.write_dag(lazy, bundle_name=bundle, session=session)
 
 
 def forget_everything() -> None:
@@ -142,10 +142,10 @@ class World(Scheduler):
             conn.execute(delete(leases))
             conn.execute(insert(leases).values(name="test/shard", holder="daemon", epoch=1, expires_at=expires))
 
-    def schedule(self, count: int = 1, **fields: Any) -> list[uuid.UUID]:
+    def schedule(self, count: int = 1, dag_id: str = "etl", **fields: Any) -> list[uuid.UUID]:
         """So many SCHEDULED task instances of one new run. They are told apart by their map_index."""
         self._runs += 1
-        self._make_run(f"run_{self._runs}")
+        self._make_run(f"run_{self._runs}", dag_id)
         with settings.get_engine().begin() as conn:
             (made,) = conn.execute(select(TI).where(TI.c.run_id == f"run_{self._runs}")).mappings()
             values = {**made, "state": "scheduled", "try_number": 1, **fields}
@@ -180,10 +180,10 @@ class World(Scheduler):
         state: str | None = row["state"]
         return state
 
-    def _make_run(self, run_id: str) -> int:
+    def _make_run(self, run_id: str, dag_id: str = "etl") -> int:
         now = datetime.now(UTC)
         with create_session() as session:
-            dag: Any = SerializedDagModel.get_dag("etl", session=session)
+            dag: Any = SerializedDagModel.get_dag(dag_id, session=session)
             run = dag.create_dagrun(
                 run_id=run_id,
                 run_after=now,
