@@ -34,6 +34,10 @@ class AirflowApi:
         """Each component's status."""
         return dict(json.loads(fetch(self._port, "/api/v2/monitor/health")))
 
+    def version(self) -> str:
+        """Airflow's."""
+        return str(self._call("GET", "/version")["version"])
+
     def knows(self, dag_id: str) -> bool:
         """Whether the DAG has been parsed."""
         try:

@@ -36,6 +36,7 @@ SETTINGS = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
     "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "16",
+    "AIRFLOW__AWS_ECS_EXECUTOR__MAX_RUN_TASK_ATTEMPTS": "4",
     # Nothing waits as PENDING: what waits for a third of task_queued_timeout is given back, and queued once more.
     "AIRFLOW__ECS_RECONCILER__BACKLOG": "0",
 }
@@ -64,8 +65,9 @@ class Scenario:
     evidence_file: Path
     release_file: Path
 
-    def start(self) -> None:
-        conf = {"evidence": str(self.evidence_file), "release": str(self.release_file)}
+    def start(self, **further: Any) -> None:
+        """Begin the run. What is given becomes part of its conf."""
+        conf = {"evidence": str(self.evidence_file), "release": str(self.release_file), **further}
         self.stack.api.trigger(self.dag_id, self.run_id, conf)
 
     def release(self) -> None:
@@ -148,9 +150,9 @@ class Scenarios:
         folder.mkdir(exist_ok=True)
         return Scenario(self.stack, dag_id, name, folder / name, folder / f"{name}.release")
 
-    def start(self, dag_id: str) -> Scenario:
+    def start(self, dag_id: str, **conf: Any) -> Scenario:
         scenario = self.make(dag_id)
-        scenario.start()
+        scenario.start(**conf)
         return scenario
 
 
@@ -192,7 +194,7 @@ def images(stack: Stack) -> None:
             (container,) = DEMO_DEFINITION["containerDefinitions"]
             definition: Any = {**DEMO_DEFINITION, "containerDefinitions": [{**container, "image": image}]}
             client.register_task_definition(**{**definition, "family": family})
-    for dag_id in ("unpullable", "endless_in_time", "everything"):
+    for dag_id in ("unpullable", "endless_in_time", "everything", "late"):
         stack.has_parsed(dag_id)
 
 

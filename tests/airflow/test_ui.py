@@ -48,10 +48,10 @@ def test_a_user_finds_in_the_ui_why_a_task_did_not_start(unpullable: Scenario, p
 
     page.get_by_text("state mismatch").wait_for()
     shown = page.inner_text("body")
-    assert "The ECS container could not be started, after 3 attempts" in shown
+    assert "The ECS container could not be started, after 4 attempts" in shown
     assert "CannotPullContainerError: pull image manifest has been retried" in shown
     assert "ecs task launched again" in shown
-    assert shown.count("ecs start failed") == 3
+    assert shown.count("ecs start failed") == 4
 
     picture = tmp_path / PICTURE
     page.screenshot(path=picture)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from reconciler.core.phase import Desired, Phase
+from reconciler.core.task import Kind
 from reconciler.demo.api import ApiError
+from reconciler.demo.world import rows
 
 if TYPE_CHECKING:
+    from reconciler.core.task import Workload
+    from reconciler.demo.stack import Stack
     from tests.airflow.conftest import Scenario, Scenarios
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
+POOL = 8
 PULL = "CannotPullContainerError: pull image manifest has been retried"
 
 
@@ -26,19 +33,19 @@ def entries(scenario: Scenario) -> list[tuple[str, str]]:
 
 def test_the_audit_log_tells_every_launch_of_a_task_that_can_not_start(unpullable: Scenario) -> None:
     scenario = unpullable
-    scenario.stack.wait("the last entry", lambda: len(entries(scenario)) == 6, 60)
+    scenario.stack.wait("the last entry", lambda: len(entries(scenario)) == 8, 60)
     found = entries(scenario)
     launched, failed, again = "ecs task launched", "ecs start failed", "ecs task launched again"
-    assert [event for event, _ in found] == [launched, failed, again, failed, again, failed]
+    assert [event for event, _ in found] == [launched, failed, *([again, failed] * 3)]
     assert all(PULL in extra for event, extra in found if event == failed)
     (w,) = scenario.rows()
-    assert (w.phase, w.attempt) == (Phase.FAILED_START, 3)
+    assert (w.phase, w.attempt) == (Phase.FAILED_START, 4)
 
 
 def test_the_failure_that_a_user_sees_has_the_reason_of_ecs(unpullable: Scenario) -> None:
     events = unpullable.stack.api.events(unpullable.dag_id, unpullable.run_id)
     (message,) = [str(e["extra"]) for e in events if e["event"] == "state mismatch"]
-    assert f"The ECS container could not be started, after 3 attempts: TaskFailedToStart: {PULL}" in message
+    assert f"The ECS container could not be started, after 4 attempts: TaskFailedToStart: {PULL}" in message
 
 
 def test_a_running_task_shows_its_output_from_cloudwatch(scenarios: Scenarios) -> None:
@@ -155,6 +162,7 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
     return runs
 
 
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
 @pytest.mark.parametrize(("dag_id", "how"), CASES)
 def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id: str, how: str) -> None:
     scenario = cancelled[dag_id, how].scenario
@@ -175,6 +183,7 @@ def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id
         assert [what for what, exec_id, _ in scenario.evidence if exec_id == w.exec_id] == ["ran"]
 
 
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
 def test_a_run_that_is_deleted_is_gone(cancelled: dict[tuple[str, str], Cancelled]) -> None:
     scenario = cancelled["endless", "delete"].scenario
     with pytest.raises(ApiError, match="404"):
@@ -184,11 +193,12 @@ def test_a_run_that_is_deleted_is_gone(cancelled: dict[tuple[str, str], Cancelle
 @pytest.fixture(scope="session")
 def everything(images: None, scenarios: Scenarios) -> Scenario:
     """A run with most of what Airflow offers, ended."""
-    scenarios.stack.api.make_pool("narrow", 3)
-    scenario = scenarios.start("everything")
-    api = scenario.stack.api
+    api = scenarios.stack.api
+    api.make_pool("narrow", POOL)
+    # Fifty containers take a minute, so once is enough.
+    scenario = scenarios.start("everything", mapped=50 if api.version().startswith("3.3") else 5)
     ended = ("success", "failed")
-    scenario.stack.wait("its end", lambda: api.run_state("everything", scenario.run_id) in ended, 300)
+    scenario.stack.wait("its end", lambda: api.run_state("everything", scenario.run_id) in ended, 450)
     return scenario
 
 
@@ -201,7 +211,7 @@ def test_everything_that_airflow_offers_runs_in_containers(everything: Scenario)
     assert squares == dict.fromkeys(range(len(squares)), "success")
     rest = {task_id: state for (task_id, index), state in states.items() if index == -1}
     assert rest == {
-        **dict.fromkeys(("begin", "finish", "rescheduled", "poked", "total", "alarm"), "success"),
+        **dict.fromkeys(("begin", "finish", "group.numbers", "rescheduled", "poked", "total", "alarm"), "success"),
         "group.fails": "failed",
         "never": "upstream_failed",
     }
@@ -217,7 +227,7 @@ def test_everything_that_airflow_offers_runs_in_containers(everything: Scenario)
 def test_a_pool_caps_how_many_of_its_tasks_run_at_once(everything: Scenario) -> None:
     """By Airflow's own events: its slot is free when the task has told its end, not when the container is gone."""
     events = everything.stack.api.events("everything", everything.run_id)
-    assert 1 < _most_at_once(events) <= 3
+    assert 1 < _most_at_once(events) <= POOL
 
 
 def _most_at_once(events: list[dict[str, Any]]) -> int:
@@ -232,3 +242,25 @@ def _most_at_once(events: list[dict[str, Any]]) -> int:
         running += change
         most = max(most, running)
     return most
+
+
+def test_the_callback_of_a_missed_deadline_runs_once_in_a_container(images: None, scenarios: Scenarios) -> None:
+    scenario = scenarios.start("late")
+    stack = scenario.stack
+
+    def done() -> bool:
+        return any(w.terminal and w.acked_version >= w.version for w in callbacks(stack))
+
+    stack.wait("the callback of the missed deadline", done, 240)
+    scenario.release()
+    scenario.wait_for("success")
+    (w,) = callbacks(stack)
+    assert (w.phase, w.exit_code, w.attempt) == (Phase.EXITED, 0, 1)
+    assert (stack.directory / "deadline-missed").is_dir()
+    with closing(sqlite3.connect(stack.directory / "airflow.db")) as connection:
+        assert connection.execute("SELECT state FROM callback").fetchall() == [("success",)]
+
+
+def callbacks(stack: Stack) -> list[Workload]:
+    """The callbacks that have been queued: they have no DAG's name."""
+    return [w for w in rows(stack, "", "") if w.kind is Kind.CALLBACK]
