@@ -121,21 +121,6 @@ def everything():
 everything()
 
 
-@dag(schedule=None)
-def urgency():
-    """Six tasks that wait together; each says when its turn came."""
-    for weight in (10, 60, 30, 50, 20, 40):
-
-        @task(task_id=f"weight_{weight}", priority_weight=weight, weight_rule="absolute", queue="urgency")
-        def work(weight: int) -> None:
-            testify(f"weight-{weight}")
-
-        work(weight)
-
-
-urgency()
-
-
 with DAG(
     "late",
     schedule=None,
