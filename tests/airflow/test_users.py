@@ -152,7 +152,8 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
         return not waiting
 
     stack.wait("every run to come to its moment", cancel_what_is_due, 240)
-    for (dag_id, how), run in runs.items():
+    # Those that are cleared first: they begin again, and do not end by themselves.
+    for (dag_id, how), run in sorted(runs.items(), key=lambda item: item[1].how != "clear"):
         stack.wait(f"the end of {dag_id} by {how}", run.ended, 240)
         if how == "clear":
             stack.wait(f"{dag_id} to be queued again", run.queued_again, 120)
