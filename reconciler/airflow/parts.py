@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Parts"]
 
 UPKEEP_EVERY: Final = timedelta(seconds=5)
+SECOND_LOOK_EVERY: Final = timedelta(seconds=1)
 AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
 
@@ -64,7 +65,7 @@ class Parts:
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
         self._upkeep = Upkeep(self.begin, side, self._owner, shed_after, auditlog.asked_by)
         self._audit = Audit(self.begin, auditlog.write, self._owner)
-        self._upkeep_due = Every(UPKEEP_EVERY)
+        self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
         self._demand_due = Every(DEMAND_EVERY)
         self._now: datetime | None = None
@@ -93,7 +94,7 @@ class Parts:
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
-        if self._now is not None and self._upkeep_due.due(self._now):
+        if self._now is not None and self._upkeep_is_due(self._now):
             with self._trouble.contained("upkeep"):
                 self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):
@@ -106,6 +107,10 @@ class Parts:
                 with self.begin() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
+
+    def _upkeep_is_due(self, now: datetime) -> bool:
+        soon = self._second_look_due.due(now) and self._upkeep.hurry
+        return self._upkeep_due.due(now) or soon
 
     def adopt(self, session: Session, tis: Sequence[TaskInstance]) -> list[TaskInstance]:
         """Returns those that can not be adopted."""

@@ -128,6 +128,8 @@ class Upkeep:
         self._asked_by = asked_by
         self._open: dict[str, Workload] = {}
         self._suspects: set[str] = set()
+        self.hurry = False
+        """Something that has not begun to run seems unwanted: the second look had better come before its launch."""
         self._take_over_due = Every(TAKE_OVER_EVERY)
 
     def run(self, now: datetime) -> None:
@@ -179,6 +181,7 @@ class Upkeep:
         """Two passes must agree: the first may have met Airflow between two of its transactions."""
         agreed = self._suspects & reasons.keys()
         self._suspects = set(reasons)
+        self.hurry = any(self._open[exec_id].phase is not Phase.RUNNING for exec_id in self._suspects - agreed)
         if not agreed:
             return
         with self._begin() as connection:

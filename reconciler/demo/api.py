@@ -34,6 +34,10 @@ class AirflowApi:
         """Each component's status."""
         return dict(json.loads(fetch(self._port, "/api/v2/monitor/health")))
 
+    def version(self) -> str:
+        """Airflow's."""
+        return str(self._call("GET", "/version")["version"])
+
     def knows(self, dag_id: str) -> bool:
         """Whether the DAG has been parsed."""
         try:
@@ -70,6 +74,14 @@ class AirflowApi:
         """What "Mark as ..." in the UI does."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}"
         self._call("PATCH", path, {"new_state": state})
+
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        """What "Mark run as ..." in the UI does."""
+        self._call("PATCH", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}", {"state": state})
+
+    def make_pool(self, name: str, slots: int) -> None:
+        """A pool that does not exist yet."""
+        self._call("POST", "/pools", {"name": name, "slots": slots})
 
     def delete_run(self, dag_id: str, run_id: str) -> None:
         """What "Delete run" in the UI does."""

@@ -106,7 +106,13 @@ def in_phase(*phases: Phase) -> Select[Any]:
     return _oldest_first(*within, schema.phase_in(workloads, phases))
 
 
-LAUNCHING: Final = _oldest_first(schema.opened(workloads), schema.phase_in(workloads, [Phase.LAUNCHING]), columns=WHOLE)
+LAUNCHING: Final = _oldest_first(
+    schema.opened(workloads),
+    schema.phase_in(workloads, [Phase.LAUNCHING]),
+    # A request that cannot be made again as it was is not sent again: after a downgrade, a listing settles the launch.
+    _w.spec_version <= schema.SPEC_VERSION,
+    columns=WHOLE,
+)
 UNWANTED: Final = _oldest_first(schema.unwanted(workloads))
 NEVER_RAN: Final = _oldest_first(
     schema.opened(workloads),

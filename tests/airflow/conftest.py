@@ -8,13 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from reconciler.clock import SystemClock
 from reconciler.demo.stack import Stack
 from reconciler.demo.world import ecs_tasks, rows, started_for
+from reconciler.localecs.server import DEMO_DEFINITION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,15 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 DAGS = ("succeeds", "fails", "retries", "defers", "holds")
 SECONDS = 240.0
+IMAGES = {"unpullable": "registry.example.com/team/no-such-image:1.2", "endless": "team/endless-image"}
 
 SETTINGS = {
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
+    "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "16",
+    "AIRFLOW__AWS_ECS_EXECUTOR__MAX_RUN_TASK_ATTEMPTS": "4",
     # Nothing waits as PENDING: what waits for a third of task_queued_timeout is given back, and queued once more.
     "AIRFLOW__ECS_RECONCILER__BACKLOG": "0",
 }
@@ -61,8 +65,9 @@ class Scenario:
     evidence_file: Path
     release_file: Path
 
-    def start(self) -> None:
-        conf = {"evidence": str(self.evidence_file), "release": str(self.release_file)}
+    def start(self, **further: Any) -> None:
+        """Begin the run. What is given becomes part of its conf."""
+        conf = {"evidence": str(self.evidence_file), "release": str(self.release_file), **further}
         self.stack.api.trigger(self.dag_id, self.run_id, conf)
 
     def release(self) -> None:
@@ -117,10 +122,16 @@ class Scenario:
 
     def assert_clean(self) -> None:
         """Each queueing had at most one ECS task, none of them is left, and user code ran at most once in each."""
+        self.assert_clean_of_retries()
+        by_row = [started_for(task) for task in self.tasks()]
+        assert len(by_row) == len(set(by_row)), f"launched twice: {by_row}"
+
+    def assert_clean_of_retries(self) -> None:
+        """The same where a start may fail and be tried again: each launch had at most one ECS task."""
         self.wait_until_settled()
         tasks = self.tasks()
-        by_row = [started_for(task) for task in tasks]
-        assert len(by_row) == len(set(by_row)), f"launched twice: {by_row}"
+        launches = [task.get("startedBy") for task in tasks]
+        assert len(launches) == len(set(launches)), f"launched twice: {launches}"
         assert {task["lastStatus"] for task in tasks} <= {"STOPPED"}
         ran = [exec_id for what, exec_id, _ in self.evidence if what == "ran"]
         assert len(ran) == len(set(ran)), f"ran twice: {ran}"
@@ -139,9 +150,9 @@ class Scenarios:
         folder.mkdir(exist_ok=True)
         return Scenario(self.stack, dag_id, name, folder / name, folder / f"{name}.release")
 
-    def start(self, dag_id: str) -> Scenario:
+    def start(self, dag_id: str, **conf: Any) -> Scenario:
         scenario = self.make(dag_id)
-        scenario.start()
+        scenario.start(**conf)
         return scenario
 
 
@@ -177,3 +188,24 @@ def plain(scenarios: Scenarios) -> dict[str, Scenario]:
     for dag_id, state in expected.items():
         plain[dag_id].wait_for(state)
     return plain
+
+
+@pytest.fixture(scope="session")
+def images(stack: Stack) -> None:
+    """Task definitions with images that can not be pulled, or are pulled for ever."""
+    with closing(stack.ecs()) as client:
+        for family, image in IMAGES.items():
+            (container,) = DEMO_DEFINITION["containerDefinitions"]
+            definition: Any = {**DEMO_DEFINITION, "containerDefinitions": [{**container, "image": image}]}
+            client.register_task_definition(**{**definition, "family": family})
+    for dag_id in ("unpullable", "endless_in_time", "everything", "late"):
+        stack.has_parsed(dag_id)
+
+
+@pytest.fixture(scope="session")
+def unpullable(images: None, scenarios: Scenarios) -> Scenario:
+    """A task whose image can not be pulled, at its end."""
+    scenario = scenarios.start("unpullable")
+    scenario.wait_for("failed")
+    scenario.wait_until_settled()
+    return scenario

@@ -72,6 +72,7 @@ def holds():
     @task(retries=0)
     def work(dag_run: Any = None):
         testify("ran")
+        print("the task holds until it is told to end")
         release = Path(dag_run.conf["release"])
         deadline = time.monotonic() + HOLD_SECONDS
         while not release.exists():

@@ -13,6 +13,8 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule, dag, get_current_context, setup, task, task_group, teardown
 from airflow.sdk.bases.sensor import PokeReturnValue
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from reconciler.airflow import ecs_config
 
@@ -46,9 +48,9 @@ def one_task(dag_id: str, task_definition: str | None, timeout: timedelta | None
 
 
 ALLOWED = timedelta(seconds=30)
-for definition in ("unpullable", "endless"):
-    globals()[definition] = one_task(definition, definition)
-    globals()[f"{definition}_in_time"] = one_task(f"{definition}_in_time", definition, ALLOWED)
+unpullable = one_task("unpullable", "unpullable")
+endless = one_task("endless", "endless")
+endless_in_time = one_task("endless_in_time", "endless", ALLOWED)
 holds_in_time = one_task("holds_in_time", None, ALLOWED)
 
 
@@ -68,6 +70,10 @@ def everything():
 
     @task_group
     def group():
+        @task
+        def numbers() -> list[int]:
+            return list(range(get_current_context()["dag_run"].conf["mapped"]))
+
         @task(pool="narrow", retries=0)
         def square(number: int) -> int:
             testify(f"square-{number}")
@@ -78,7 +84,7 @@ def everything():
             testify("fails")
             raise RuntimeError("as it should")
 
-        return square.expand(number=list(range(int(os.environ.get("TESTS_MAPPED", "5"))))), fails()
+        return square.expand(number=numbers()), fails()
 
     @task.sensor(poke_interval=1, mode="reschedule")
     def rescheduled() -> PokeReturnValue:
@@ -115,16 +121,14 @@ def everything():
 everything()
 
 
-@dag(schedule=None)
-def urgency():
-    """Six tasks that wait together; each says when its turn came."""
-    for weight in (10, 60, 30, 50, 20, 40):
-
-        @task(task_id=f"weight_{weight}", priority_weight=weight, weight_rule="absolute", queue="urgency")
-        def work(weight: int) -> None:
-            testify(f"weight-{weight}")
-
-        work(weight)
-
-
-urgency()
+with DAG(
+    "late",
+    schedule=None,
+    # Something that any container can import, leaves a trace, and would fail if it ran twice.
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=1),
+        callback=SyncCallback("os.mkdir", {"path": str(Path(os.environ["AIRFLOW_HOME"]) / "deadline-missed")}),
+    ),
+):
+    task(task_id="work")(hold)()

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.core.phase import Phase
 from reconciler.store import shim
-from tests.shim.inside.world import World, sql
+from tests.shim.inside.world import Scheduler, World, sql
 
 if TYPE_CHECKING:
     from reconciler.core.task import Workload
@@ -284,3 +284,24 @@ class TestStuckInQueued:
 
         assert world.rows() == []
         assert world.executor.slots_occupied == 0
+
+
+@pytest.mark.parametrize("ended_meanwhile", [True, False])
+def test_a_callback_outlives_its_scheduler(world: World, ended_meanwhile: bool) -> None:
+    w = world.queued_callback()
+    world.daemon(w.exec_id, phase="RUNNING", attempt=1)
+    world.die()
+    if ended_meanwhile:
+        world.daemon(w.exec_id, phase="EXITED", exit_code=0)
+    other = Scheduler()
+    for _ in range(3):
+        other.beat()
+    assert world.row(w.exec_id).owner_job_id == other.job.id
+    if not ended_meanwhile:
+        assert world.callback_state() == "running"
+        world.daemon(w.exec_id, phase="EXITED", exit_code=0)
+        other.beat()
+    assert world.callback_state() == "success"
+    other.beat()
+    row = world.row(w.exec_id)
+    assert row.acked_version == row.version

@@ -11,6 +11,7 @@ from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
+from reconciler.airflow import parts
 from reconciler.core.phase import Phase
 from tests.shim.inside.world import sql
 
@@ -105,6 +106,23 @@ def test_a_workload_without_a_task_instance_is_withdrawn(world: World) -> None:
     world.beat()
 
     assert wanted(world, w) == ("STOP", "the task instance is gone")
+
+
+@pytest.mark.parametrize(("phase", "desired"), [("PENDING", "STOP"), ("STARTED", "STOP"), ("RUNNING", "RUN")])
+def test_the_second_look_comes_soon_for_what_has_not_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch, phase: str, desired: str
+) -> None:
+    """What runs ends itself; what waits would be launched in between."""
+    monkeypatch.setattr(parts, "UPKEEP_EVERY", timedelta(hours=1))
+    monkeypatch.setattr(parts, "SECOND_LOOK_EVERY", timedelta(0))
+    beside = type(world)()
+    (w,) = beside.queued()
+    beside.daemon(w.exec_id, phase=phase, attempt=1)
+    beside.set_ti(w, state="failed")
+    beside.beat()
+    assert wanted(beside, w) == ("RUN", None)
+    beside.beat()
+    assert wanted(beside, w)[0] == desired
 
 
 def acted(w: Workload, event: str, *, later: float = 1, **columns: Any) -> None:

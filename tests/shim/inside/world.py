@@ -46,17 +46,19 @@ if TYPE_CHECKING:
 TI = TaskInstance.__table__
 
 
-def make_dag(dag_id: str = "etl", retries: Mapping[str, int] = MappingProxyType({"work": 0})) -> None:
+def make_dag(
+    dag_id: str = "etl", retries: Mapping[str, int] = MappingProxyType({"work": 0}), bundle: str = "dags-folder"
+) -> None:
     """A DAG of these tasks, with so many retries each."""
     with DAG(dag_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
         for task_id, times in retries.items():
             BashOperator(task_id=task_id, bash_command="true", retries=times)
     with create_session() as session:
-        session.merge(DagBundleModel(name="dags-folder"))
+        session.merge(DagBundleModel(name=bundle))
         session.flush()
         lazy = LazyDeserializedDAG.from_dag(dag)
-        SerializedDAG.bulk_write_to_db("dags-folder", None, [lazy], session=session)
-        SerializedDagModel.write_dag(lazy, bundle_name="dags-folder", session=session)
+        SerializedDAG.bulk_write_to_db(bundle, None, [lazy], session=session)
+        SerializedDagModel.write_dag(lazy, bundle_name=bundle, session=session)
 
 
 def make_run(run_id: str, dag_id: str = "etl") -> int:
@@ -166,10 +168,10 @@ class World(Scheduler):
             conn.execute(delete(leases))
             conn.execute(insert(leases).values(name="test/shard", holder="daemon", epoch=1, expires_at=expires))
 
-    def schedule(self, count: int = 1, **fields: Any) -> list[uuid.UUID]:
+    def schedule(self, count: int = 1, dag_id: str = "etl", **fields: Any) -> list[uuid.UUID]:
         """So many SCHEDULED task instances of one new run. They are told apart by their map_index."""
         self._runs += 1
-        make_run(f"run_{self._runs}")
+        make_run(f"run_{self._runs}", dag_id)
         with settings.get_engine().begin() as conn:
             (made,) = conn.execute(select(TI).where(TI.c.run_id == f"run_{self._runs}")).mappings()
             values = {**made, "state": "scheduled", "try_number": 1, **fields}

@@ -1,0 +1,267 @@
+"""What users ask for, in a real Airflow: why a task did not start, its log while it runs, cancel means cancel."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reconciler.core.phase import Desired, Phase
+from reconciler.core.task import Kind
+from reconciler.demo.api import ApiError
+from reconciler.demo.world import rows
+
+if TYPE_CHECKING:
+    from reconciler.core.task import Workload
+    from reconciler.demo.stack import Stack
+    from tests.airflow.conftest import Scenario, Scenarios
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+
+POOL = 8
+PULL = "CannotPullContainerError: pull image manifest has been retried"
+
+
+def entries(scenario: Scenario) -> list[tuple[str, str]]:
+    """What we wrote into the audit log of a run, the first first."""
+    found = scenario.stack.api.events(scenario.dag_id, scenario.run_id)
+    ours = sorted((e for e in found if e["owner"] == "ecs-reconciler"), key=lambda e: str(e["when"]))
+    return [(e["event"], e["extra"]) for e in ours]
+
+
+def test_the_audit_log_tells_every_launch_of_a_task_that_can_not_start(unpullable: Scenario) -> None:
+    scenario = unpullable
+    scenario.stack.wait("the last entry", lambda: len(entries(scenario)) == 8, 60)
+    found = entries(scenario)
+    launched, failed, again = "ecs task launched", "ecs start failed", "ecs task launched again"
+    assert [event for event, _ in found] == [launched, failed, *([again, failed] * 3)]
+    assert all(PULL in extra for event, extra in found if event == failed)
+    (w,) = scenario.rows()
+    assert (w.phase, w.attempt) == (Phase.FAILED_START, 4)
+
+
+def test_the_failure_that_a_user_sees_has_the_reason_of_ecs(unpullable: Scenario) -> None:
+    events = unpullable.stack.api.events(unpullable.dag_id, unpullable.run_id)
+    (message,) = [str(e["extra"]) for e in events if e["event"] == "state mismatch"]
+    assert f"The ECS container could not be started, after 4 attempts: TaskFailedToStart: {PULL}" in message
+
+
+def test_a_running_task_shows_its_output_from_cloudwatch(scenarios: Scenarios) -> None:
+    scenario = scenarios.start("holds")
+    scenario.wait_for_code()
+    (w,) = scenario.launched()
+    api = scenario.stack.api
+
+    def shown() -> str:
+        text = api.log("holds", scenario.run_id, "work")
+        return text if "the task holds until it is told to end" in text else ""
+
+    page = scenario.stack.wait("the output of a running task", shown, 60)
+    stream = f"ecs/airflow/{str(w.task_arn).rpartition('/')[2]}"
+    assert f"CloudWatch Logs, group /ecs/airflow-task, stream {stream}" in page
+    scenario.release()
+    scenario.wait_for("success")
+    scenario.assert_clean()
+
+
+class Cancelled:
+    """A run that is cancelled at a certain moment, in a certain way."""
+
+    def __init__(self, scenario: Scenario, how: str) -> None:
+        self.scenario = scenario
+        self.how = how
+        self._heartbeat = ""
+
+    def reached(self, dag_id: str) -> bool:
+        rows = self.scenario.rows()
+        if dag_id == "unpullable":
+            return any(w.start_failures for w in rows)
+        if dag_id == "endless":
+            return any(w.phase is Phase.STARTED for w in rows)
+        return bool(self.scenario.evidence)
+
+    def give_up(self) -> None:
+        """What was cleared runs again, and would for ever."""
+        try:
+            self.scenario.stack.api.mark(self.scenario.dag_id, self.scenario.run_id, "work", "failed")
+        except ApiError as error:
+            if "already in failed state" not in str(error):
+                raise
+
+    def ended(self) -> bool:
+        return self.scenario.rows()[0].terminal
+
+    def queued_again(self) -> bool:
+        return len(self.scenario.rows()) > 1
+
+    def cancel(self) -> bool:
+        """Returns whether it is done."""
+        api, dag_id, run_id = self.scenario.stack.api, self.scenario.dag_id, self.scenario.run_id
+        if self.how in ("failed", "success"):
+            api.mark(dag_id, run_id, "work", self.how)
+        elif self.how == "clear":
+            self.scenario.clear()
+        elif self.how == "delete":
+            # Only a run that has ended can be deleted; and if it goes while Airflow's scheduler is at work on it, the
+            # scheduler dies of an ObjectDeletedError. So a heartbeat of the scheduler's must lie between the two.
+            if not self._heartbeat:
+                api.mark_run(dag_id, run_id, "failed")
+                self._heartbeat = heartbeat(self.scenario)
+            if heartbeat(self.scenario) == self._heartbeat:
+                return False
+            api.delete_run(dag_id, run_id)
+        return True
+
+
+def heartbeat(scenario: Scenario) -> str:
+    return str(scenario.stack.api.health()["scheduler"]["latest_scheduler_heartbeat"])
+
+
+HOW = ("failed", "success", "clear", "delete", "in_time")
+WHO = {
+    "failed": "(patch_task_instance by ",
+    "success": "(patch_task_instance by ",
+    "clear": "(post_clear_task_instances by ",
+    "delete": "_dag_run by ",
+    "in_time": "(its DAG run timed out)",
+}
+CASES = [
+    (dag_id, how)
+    for dag_id in ("unpullable", "endless", "holds")  # waits for its next attempt, is being provisioned, runs
+    for how in HOW
+    if (dag_id, how) != ("unpullable", "in_time")  # it has failed before its time is over
+]
+
+
+@pytest.fixture(scope="session")
+def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cancelled]:
+    """Every moment and every way at once: these runs mostly wait."""
+    runs: dict[tuple[str, str], Cancelled] = {}
+    for dag_id, how in CASES:
+        name = f"{dag_id}_in_time" if how == "in_time" else dag_id
+        runs[dag_id, how] = Cancelled(scenarios.start(name), how)
+    waiting = dict(runs)
+    stack = scenarios.stack
+
+    def cancel_what_is_due() -> bool:
+        for (dag_id, how), run in list(waiting.items()):
+            if run.reached(dag_id) and run.cancel():
+                del waiting[dag_id, how]
+        return not waiting
+
+    stack.wait("every run to come to its moment", cancel_what_is_due, 240)
+    # Those that are cleared first: they begin again, and do not end by themselves.
+    for (dag_id, how), run in sorted(runs.items(), key=lambda item: item[1].how != "clear"):
+        stack.wait(f"the end of {dag_id} by {how}", run.ended, 240)
+        if how == "clear":
+            stack.wait(f"{dag_id} to be queued again", run.queued_again, 120)
+            run.give_up()
+    for run in runs.values():
+        run.scenario.wait_until_settled()
+    return runs
+
+
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+@pytest.mark.parametrize(("dag_id", "how"), CASES)
+def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id: str, how: str) -> None:
+    scenario = cancelled[dag_id, how].scenario
+    scenario.assert_clean_of_retries()
+    w, *again = scenario.rows()
+    assert len(again) == (1 if how == "clear" else 0)
+    assert w.phase in (Phase.CANCELLED, Phase.EXITED, Phase.FAILED_START)
+    assert w.desired is Desired.STOP
+    assert w.desired_at is not None
+    assert WHO[how] in str(w.desired_reason)
+    # Nothing is launched once the stop is wanted, and what was stopped says who asked.
+    assert w.intent_at is not None
+    assert w.intent_at <= w.desired_at
+    if dag_id == "endless":
+        (task,) = [t for t in scenario.tasks() if t["taskArn"] == w.task_arn]
+        assert task["stoppedReason"] == f"ecs-reconciler: {w.desired_reason}"
+    if dag_id == "holds":
+        assert [what for what, exec_id, _ in scenario.evidence if exec_id == w.exec_id] == ["ran"]
+
+
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+def test_a_run_that_is_deleted_is_gone(cancelled: dict[tuple[str, str], Cancelled]) -> None:
+    scenario = cancelled["endless", "delete"].scenario
+    with pytest.raises(ApiError, match="404"):
+        scenario.stack.api.run_state(scenario.dag_id, scenario.run_id)
+
+
+@pytest.fixture(scope="session")
+def everything(images: None, scenarios: Scenarios) -> Scenario:
+    """A run with most of what Airflow offers, ended."""
+    api = scenarios.stack.api
+    api.make_pool("narrow", POOL)
+    # Fifty containers take a minute, so once is enough.
+    scenario = scenarios.start("everything", mapped=50 if api.version().startswith("3.3") else 5)
+    ended = ("success", "failed")
+    scenario.stack.wait("its end", lambda: api.run_state("everything", scenario.run_id) in ended, 450)
+    return scenario
+
+
+def test_everything_that_airflow_offers_runs_in_containers(everything: Scenario) -> None:
+    scenario = everything
+    scenario.assert_clean()
+    instances = scenario.stack.api.instances("everything", scenario.run_id)
+    states = {(i["task_id"], i["map_index"]): i["state"] for i in instances}
+    squares = {index: state for (task_id, index), state in states.items() if task_id == "group.square"}
+    assert squares == dict.fromkeys(range(len(squares)), "success")
+    rest = {task_id: state for (task_id, index), state in states.items() if index == -1}
+    assert rest == {
+        **dict.fromkeys(("begin", "finish", "group.numbers", "rescheduled", "poked", "total", "alarm"), "success"),
+        "group.fails": "failed",
+        "never": "upstream_failed",
+    }
+    ran = [what for what, *_ in scenario.evidence]
+    assert sorted(ran) == sorted(
+        ["begin", "finish", "fails", "total", "alarm", "poke", "poke", *(f"square-{n}" for n in squares)]
+    )
+    assert (ran[0], ran[-1]) == ("begin", "finish")
+    # A reschedule is a new queueing of the same try, with a container of its own.
+    assert len([w for w in scenario.launched() if w.key.task_id == "rescheduled"]) == 2
+
+
+def test_a_pool_caps_how_many_of_its_tasks_run_at_once(everything: Scenario) -> None:
+    """By Airflow's own events: its slot is free when the task has told its end, not when the container is gone."""
+    events = everything.stack.api.events("everything", everything.run_id)
+    assert 1 < _most_at_once(events) <= POOL
+
+
+def _most_at_once(events: list[dict[str, Any]]) -> int:
+    """How many squares were running at once, by Airflow's own events."""
+    changes = sorted(
+        (str(e["when"]), 1 if e["event"] == "running" else -1)
+        for e in events
+        if e["task_id"] == "group.square" and e["event"] in ("running", "success")
+    )
+    running = most = 0
+    for _, change in changes:
+        running += change
+        most = max(most, running)
+    return most
+
+
+def test_the_callback_of_a_missed_deadline_runs_once_in_a_container(images: None, scenarios: Scenarios) -> None:
+    scenario = scenarios.start("late")
+    stack = scenario.stack
+
+    def done() -> bool:
+        return any(w.terminal and w.acked_version >= w.version for w in callbacks(stack))
+
+    stack.wait("the callback of the missed deadline", done, 240)
+    scenario.release()
+    scenario.wait_for("success")
+    (w,) = callbacks(stack)
+    assert (w.phase, w.exit_code, w.attempt) == (Phase.EXITED, 0, 1)
+    assert (stack.directory / "deadline-missed").is_dir()
+    with closing(sqlite3.connect(stack.directory / "airflow.db")) as connection:
+        assert connection.execute("SELECT state FROM callback").fetchall() == [("success",)]
+
+
+def callbacks(stack: Stack) -> list[Workload]:
+    """The callbacks that have been queued: they have no DAG's name."""
+    return [w for w in rows(stack, "", "") if w.kind is Kind.CALLBACK]
