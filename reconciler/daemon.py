@@ -93,8 +93,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
-    store = SqlStore(engine, options.deployment)
     metrics = Metrics(options.max_running_tasks)
+    store = SqlStore(engine, options.deployment, metrics.unreadable)
     access = Access(metrics.called)
     waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)

@@ -132,6 +132,9 @@ class Launch:
 
     def _own_fault(self, w: Workload) -> bool:
         """Whether this workload was denied again and again while others were accepted in between."""
+        # A workload that was withdrawn, or whose row is gone, takes its strikes with it.
+        open_ids = {other.exec_id for other in self._store.find(set(self._strikes)).workloads if not other.terminal}
+        self._strikes = {exec_id: struck for exec_id, struck in self._strikes.items() if exec_id in open_ids}
         strikes, accepted = self._strikes.get(w.exec_id, (0, -1))
         strikes += self._accepted != accepted
         self._strikes[w.exec_id] = (strikes, self._accepted)
@@ -178,6 +181,8 @@ class Launch:
         changes: list[Change] = []
         for w in chosen:
             try:
+                if w.spec and w.spec.flaw:
+                    raise ValueError(w.spec.flaw)  # noqa: TRY301 - one place says what becomes of it
                 asked = w.spec.executor_config if w.spec else {}
                 params = runtask.plan(self._profile, w.exec_id, asked, runtask.cost_tags(w))
                 new = decide.intended(

@@ -15,11 +15,11 @@ from reconciler.core.phase import Phase
 from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease
 from reconciler.store import statements
-from reconciler.store.engine import translated, writing
-from reconciler.store.rows import batches, read, read_now, snapshot, status_of
+from reconciler.store.engine import reading, translated, writing
+from reconciler.store.rows import batches, read, read_now, snapshot, status_of, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Engine, Select
@@ -36,8 +36,11 @@ class SqlStore:
     update = statements.UPDATE
     intend = statements.INTEND
 
-    def __init__(self, engine: Engine, deployment: str) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, deployment: str, on_unreadable: Callable[[str, str], None] | None = None
+    ) -> None:
+        """`on_unreadable` is told each row that can not be read, and why, at every read of it."""
+        self._reader = reading(unreadable(engine, on_unreadable) if on_unreadable else engine)
         self._writer = writing(engine)
         self._deployment = deployment
 
@@ -128,8 +131,8 @@ class SqlStore:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        """A transaction that reads. It is committed, because psycopg forgets all it has prepared at a rollback."""
-        with translated(), self._engine.begin() as conn:
+        """A transaction that reads, if one is needed. Committed: psycopg forgets all it has prepared at a rollback."""
+        with translated(), self._reader.begin() as conn:
             yield conn
 
     @contextmanager
