@@ -94,8 +94,8 @@ def _queued(connection: Connection, ids: Sequence[str | None]) -> Iterator[RowMa
     many there were."""
     earlier = select(func.count()).where(_w.dag_id == _ti.dag_id, _w.task_id == _ti.task_id, _w.run_id == _ti.run_id)
     earlier = earlier.where(_w.map_index == _ti.map_index)
-    columns = (_ti.id, _ti.executor, _ti.external_executor_id, _ti.queued_dttm)
-    columns = (*columns, earlier.scalar_subquery().label("queueings"))
+    queueings = earlier.scalar_subquery().label("queueings")
+    columns = (_ti.id, _ti.executor, _ti.external_executor_id, _ti.queued_dttm, queueings)
     for some in _batches([uuid.UUID(ti_id) for ti_id in ids]):
         queued = select(*columns).where(_ti.id.in_(some), _ti.state == TaskInstanceState.QUEUED.value)
         yield from connection.execute(queued).mappings()
