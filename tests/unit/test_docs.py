@@ -10,6 +10,7 @@ from reconciler.core.phase import EDGES
 from tests.sim import mutants, sometimes
 from tests.sim.plan import Plan, plan
 from tests.tools.options_page import options_page
+from tests.tools.planted_list import with_planted_faults
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def _tests_that_exist() -> set[str]:
 
 def _simulated_faults() -> set[str]:
     """Every kind of trouble that some universe has."""
-    return {trouble.what for seed in range(1000) for trouble in plan(seed).troubles}
+    return {trouble.what for seed in range(300) for trouble in plan(seed).troubles}
 
 
 def test_every_crash_point_names_what_shows_it_and_all_that_is_named_exists() -> None:
@@ -54,9 +55,9 @@ def test_every_crash_point_names_what_shows_it_and_all_that_is_named_exists() ->
     assert named["test"] <= _tests_that_exist()
     assert named["path"] <= set(sometimes.PATHS)
     assert named["setting"] <= {field.name for field in fields(Plan)}
-    # Of these two the page is the whole list.
-    assert named["fault"] == _simulated_faults()
-    assert named["planted"] == set(mutants.MUTANTS)
+    assert named["planted"] <= set(mutants.MUTANTS)
+    assert named["fault"] == _simulated_faults(), "the page tells of all that the simulation does to its world"
+    assert page == with_planted_faults(page), "run `make docs`"
 
     points = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
     assert [int(number) for number, _ in points] == list(range(1, 31))
@@ -69,5 +70,4 @@ def test_every_rule_of_the_checker_is_an_invariant_of_the_protocol() -> None:
     described = set(re.findall(r"^\| (I\d+) \|", page, re.MULTILINE)) | set(re.findall(r"\((S\d)\)", page))
     judged = set(re.findall(r"\"([IS]\d+) ", (ROOT / "tests/sim/check.py").read_text()))
     assert judged <= described
-    # Judged with I15 after the world has healed; and the checker knows of no queue.
-    assert described - judged == {"I16", "I17", "I22", "I19"}
+    assert described - judged <= {"I19"}  # the simulation knows of no queue of events
