@@ -35,6 +35,7 @@ format: .venv/.installed ## Format the code, mend what ruff can mend
 
 docs: .venv/.installed ## Write the pages that are made from the code
 	@$(BIN)/python -m tests.tools.options_page
+	@$(BIN)/python -m tests.tools.planted_list
 
 lock: $(UV) ## Write the hashed locks (ARGS=--upgrade for the newest versions)
 	@$(COMPILE) --extra dev --extra otel --extra amazon pyproject.toml -c requirements/airflow-3.3.in -o requirements/airflow-3.3.txt

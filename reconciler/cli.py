@@ -163,6 +163,7 @@ def describe(arguments: argparse.Namespace) -> int:
 
     settings = _settings()
     engine = make_engine(settings.sql_alchemy_conn)
+    unreadable: dict[str, str] = {}
     found = workloads_of(
         engine,
         settings.options.deployment,
@@ -171,14 +172,21 @@ def describe(arguments: argparse.Namespace) -> int:
         arguments.run_id,
         arguments.map,
         arguments.try_number,
+        on_unreadable=unreadable.__setitem__,
     )
     stories = [_story(engine, settings, w) for w in found]
     engine.dispose()
     if arguments.json:
-        print(show.as_json(stories))
-        return 0 if stories else 1
+        print(show.as_json([*stories, *({"exec_id": name, "unreadable": why} for name, why in unreadable.items())]))
+        return 0 if stories or unreadable else 1
     console = Console()
-    if not stories:
+    for exec_id, why in unreadable.items():
+        console.print(
+            f"The row {exec_id} of this task can not be read, and is left alone: {why}. If a newer release wrote it, "
+            "upgrade this one; else mend or delete the row.",
+            markup=False,
+        )
+    if not stories and not unreadable:
         console.print(
             f"No workload of {arguments.dag_id}.{arguments.task_id} is in the table of "
             f"{settings.options.deployment!r}: it has not been queued with this executor, or is older than "
@@ -189,7 +197,7 @@ def describe(arguments: argparse.Namespace) -> int:
         if number:
             console.rule(style="dim")
         show.show_story(console, story)
-    return 0 if stories else 1
+    return 0 if stories or unreadable else 1
 
 
 def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:

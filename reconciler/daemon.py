@@ -115,7 +115,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         metrics.moved(old, new)
         fallbacks.moved(old, new, clock.monotonic())
 
-    store = SqlStore(engine, options.deployment, moved)
+    store = SqlStore(engine, options.deployment, moved, metrics.unreadable)
     access = Access(metrics.called)
     waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)

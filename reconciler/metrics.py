@@ -89,6 +89,10 @@ class Metrics:
         self._last_success = gauge(
             "reconcile_last_success_timestamp_seconds", "Unix time of the last pass without an error.", ["controller"]
         )
+        self._unreadable = counter(
+            "unreadable_workloads", "Rows that this release can not read and leaves alone, each counted once."
+        )
+        self._unread: set[str] = set()
         self._limit.set(max_running_tasks)
         self._max_running_tasks = max_running_tasks
         # A counter that alerts must exist before it first counts, or the first increase can not be seen.
@@ -128,6 +132,11 @@ class Metrics:
 
     def retried(self, action: str) -> None:
         self._retries.labels(action).inc()
+
+    def unreadable(self, exec_id: str, why: str) -> None:  # noqa: ARG002 - the log has it
+        if exec_id not in self._unread:
+            self._unread.add(exec_id)
+            self._unreadable.inc()
 
     def orphan(self, action: str) -> None:
         self._handled.labels(action).inc()

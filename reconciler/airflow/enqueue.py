@@ -129,6 +129,9 @@ class _Buffer:
 
     def write(self, session: Session) -> None:
         if self.workloads and not session.in_nested_transaction():
+            if not all(w.exec_id for w in self.workloads):
+                # `airflow dags test --use-executor` hands a task over first, and makes it QUEUED in the session then.
+                session.flush()
             self._written = self._enqueue.write_in(session, self.workloads)
 
     def announce(self, session: Session) -> None:

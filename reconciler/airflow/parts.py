@@ -58,7 +58,7 @@ class Parts:
         self.enqueue = Enqueue(partial(identified, naming=_naming(executor)), self._committed, trouble)
         self._executor = executor
         self._trouble = trouble
-        # `airflow dags test` has no scheduler job; 0 is nobody's.
+        # `airflow dags test --use-executor` has no scheduler job; 0 is nobody's.
         self._owner = Owner(options.deployment, int(executor.job_id or 0), executor.team_name)
         side = SchedulerSide(self.begin, executor, self.enqueue)
         self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Push"]
 
+MARGIN: Final = 120
+"""Seconds for which a token outlives `start_timeout`. A container that ECS calls RUNNING in the last second has yet to
+import Airflow, and its supervisor tries for a while to reach the API server."""
+SKEW: Final = 60
+"""Seconds by which a token is older than its intent: the API server refuses one from the future, and the intent's time
+is the database's, whose clock may be ahead."""
+
 _MODULE: Final = ("python", "-m", "airflow.sdk.execution_time.execute_workload", "--json-string")
 
 _CALLBACK: Final = (
@@ -44,8 +51,8 @@ class Push:
     """Implements `seams.Delivery`. Raises ConfigError when made without Airflow's signing key."""
 
     def __init__(self, start_timeout: timedelta) -> None:
-        """`start_timeout`: how long after its intent a container may still begin its task."""
-        self._valid_for = int(start_timeout.total_seconds())
+        """`start_timeout`: how long after its intent a container may still become RUNNING."""
+        self._valid_for = int(start_timeout.total_seconds()) + MARGIN
         self._airflow = _generator(self._valid_for)
         self._module_runs_callbacks = Version(metadata.version("apache-airflow-core")) >= Version("3.3")
 
@@ -67,9 +74,9 @@ class Push:
             "jti": uuid.uuid5(uuid.NAMESPACE_OID, f"{workload.exec_id}/{workload.attempt}").hex,
             "iss": self._airflow.issuer,
             "aud": self._airflow.audience,
-            "nbf": at,
+            "nbf": at - SKEW,
             "exp": at + self._valid_for,
-            "iat": at,
+            "iat": at - SKEW,
         }
         stated = {name: value for name, value in claims.items() if value}
         airflow = self._airflow

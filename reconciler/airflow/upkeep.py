@@ -6,7 +6,7 @@ Free of Airflow, as `delivery` is.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, select
 
@@ -16,6 +16,7 @@ from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, TaskKey, Workload
 from reconciler.store import schema, shim
 from reconciler.store.holds import read_holds
+from reconciler.store.rows import say_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -94,16 +95,19 @@ def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload
     for exec_id, phase, desired, kind, ti_id, *key in rows:
         w = known.get(exec_id) if known else None
         if w is None or w.phase != phase or w.desired != desired:
+            try:
+                words: Any = {"kind": Kind(kind), "phase": Phase(phase), "desired": Desired(desired)}
+            except ValueError as error:
+                say_unreadable(exec_id, str(error))
+                continue
             w = Workload(
                 exec_id=exec_id,
                 deployment=owner.deployment,
-                kind=Kind(kind),
                 ti_id=ti_id,
                 key=TaskKey(*key),
                 team=owner.team,
                 owner_job_id=owner.job_id,
-                phase=Phase(phase),
-                desired=Desired(desired),
+                **words,
             )
         found[exec_id] = w
     return found

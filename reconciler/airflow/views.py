@@ -11,7 +11,7 @@ from airflow.jobs.job import Job, JobState
 from airflow.models.callback import Callback
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import CallbackState, TaskInstanceState
-from sqlalchemy import Table, bindparam, exists, or_, select, tuple_, update
+from sqlalchemy import Table, bindparam, case, exists, func, or_, select, tuple_, update
 
 from reconciler.airflow.delivery import Event
 from reconciler.airflow.workloads import key_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from airflow.executors.base_executor import BaseExecutor
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import ColumnElement, Connection, Exists, RowMapping
 
     from reconciler.airflow.delivery import Begin, Owner
     from reconciler.airflow.enqueue import Enqueue
@@ -79,7 +79,8 @@ def identified(connection: Connection, workloads: Sequence[Workload], naming: Na
         elif row := found.get(uuid.UUID(w.ti_id)):
             exec_id = row["external_executor_id"]
             if not exec_id or not naming.numbers(row["executor"]):
-                exec_id = derived_exec_id(w.deployment, w.ti_id, row["queued_dttm"], w.key.try_number)
+                since = row["queued_dttm"] or f"{row['queueings']} queueings"
+                exec_id = derived_exec_id(w.deployment, w.ti_id, since, w.key.try_number)
                 numbered.append({"ti": row["id"], "exec_id": exec_id})
             result.append(replace(w, exec_id=exec_id))
     if numbered:
@@ -89,7 +90,12 @@ def identified(connection: Connection, workloads: Sequence[Workload], naming: Na
 
 
 def _queued(connection: Connection, ids: Sequence[str | None]) -> Iterator[RowMapping]:
-    columns = (_ti.id, _ti.executor, _ti.external_executor_id, _ti.queued_dttm)
+    """What tells a queueing from the one before: its time, and where Airflow sets none, as in `airflow dags test`, how
+    many there were."""
+    earlier = select(func.count()).where(_w.dag_id == _ti.dag_id, _w.task_id == _ti.task_id, _w.run_id == _ti.run_id)
+    earlier = earlier.where(_w.map_index == _ti.map_index)
+    queueings = earlier.scalar_subquery().label("queueings")
+    columns = (_ti.id, _ti.executor, _ti.external_executor_id, _ti.queued_dttm, queueings)
     for some in _batches([uuid.UUID(ti_id) for ti_id in ids]):
         queued = select(*columns).where(_ti.id.in_(some), _ti.state == TaskInstanceState.QUEUED.value)
         yield from connection.execute(queued).mappings()
@@ -134,13 +140,7 @@ class SchedulerSide:
         return views
 
     def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
-        active = exists().where(
-            *(_ti.dag_id == _w.dag_id, _ti.task_id == _w.task_id),
-            *(_ti.run_id == _w.run_id, _ti.map_index == _w.map_index),
-            _ti.state.in_([TaskInstanceState.QUEUED.value, TaskInstanceState.RUNNING.value]),
-            _ti.external_executor_id == _w.exec_id,
-            or_(_ti.queued_by_job_id == owner.job_id, _ti.queued_by_job_id.is_(None)),
-        )
+        active = _active(or_(_ti.queued_by_job_id == owner.job_id, _ti.queued_by_job_id.is_(None)))
         statement = select(_w.exec_id).where(
             *(_w.deployment == owner.deployment, _w.owner_job_id == owner.job_id),
             schema.opened(schema.workloads),
@@ -178,8 +178,8 @@ class SchedulerSide:
             .where(
                 _w.deployment == deployment,
                 _w.team.is_(None) if team is None else _w.team == team,
-                _w.owner_job_id > 0,
-                _job.state.is_distinct_from(JobState.RUNNING.value),
+                # Job 0 is whoever ran `airflow dags test`: while its task waits or runs, perhaps it still does.
+                case((_w.owner_job_id == 0, ~_active()), else_=_job.state.is_distinct_from(JobState.RUNNING.value)),
                 or_(schema.opened(schema.workloads), schema.undelivered(schema.workloads)),
             )
         )
@@ -195,6 +195,17 @@ class SchedulerSide:
 
     def release(self, workload: Workload) -> None:
         self._executor.running.discard(key_of(workload))
+
+
+def _active(*more: ColumnElement[bool]) -> Exists:
+    """A task instance is QUEUED or RUNNING under this very workload."""
+    return exists().where(
+        *(_ti.dag_id == _w.dag_id, _ti.task_id == _w.task_id),
+        *(_ti.run_id == _w.run_id, _ti.map_index == _w.map_index),
+        _ti.state.in_([TaskInstanceState.QUEUED.value, TaskInstanceState.RUNNING.value]),
+        _ti.external_executor_id == _w.exec_id,
+        *more,
+    )
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

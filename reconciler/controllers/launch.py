@@ -141,6 +141,9 @@ class Launch:
 
     def _own_fault(self, w: Workload) -> bool:
         """Whether this workload was denied again and again while others of its profile were accepted in between."""
+        # A workload that was withdrawn, or whose row is gone, takes its strikes with it.
+        open_ids = {other.exec_id for other in self._store.find(set(self._strikes)).workloads if not other.terminal}
+        self._strikes = {exec_id: struck for exec_id, struck in self._strikes.items() if exec_id in open_ids}
         strikes, before = self._strikes.get(w.exec_id, (0, -1))
         accepted = self._accepted[w.profile]
         strikes += accepted != before
@@ -220,6 +223,8 @@ class Launch:
     def _intent(self, w: Workload, now: datetime) -> Workload:
         """The intent, or the end of a workload that can never be launched as it is."""
         try:
+            if w.spec and w.spec.flaw:
+                raise ValueError(w.spec.flaw)  # noqa: TRY301 - one place says what becomes of it
             profile = self._profiles.of(w)
             chosen = self._fallbacks.chosen(profile, self._clock.monotonic())
             asked = w.spec.executor_config if w.spec else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from reconciler.core.gate import Gate
+    from reconciler.core.identity import Launched
     from reconciler.core.task import Snapshot, Workload
     from reconciler.seams import Change, Clock, Lease, Store
 
@@ -45,7 +45,8 @@ class Retry:
         self._store, self._clock = store, clock
         self._policy, self._gate = policy, api_gate
         self._on_retry = on_retry
-        self._refusals: deque[float] = deque()
+        self._refusals: dict[Launched, float] = {}
+        """When each launch was first seen refused. Seen again, because it could not be written, it is the same one."""
         self._closed_at: datetime | None = None
         """When the gate was closed, by the database's clock."""
 
@@ -72,11 +73,11 @@ class Retry:
             self._closed_at = None
             self._refusals.clear()
             self._gate.open()
-        refused = sum(w.phase is Phase.EXITED and not w.interrupted for w in snapshot.workloads)
-        self._refusals.extend([now] * refused)
-        while self._refusals and now - self._refusals[0] > STORM_SECONDS:
-            self._refusals.popleft()
-        if refused and (self._closed_at or len(self._refusals) >= STORM):
+        self._refusals = {launched: at for launched, at in self._refusals.items() if now - at <= STORM_SECONDS}
+        seen = {(w.exec_id, w.attempt) for w in snapshot.workloads if w.phase is Phase.EXITED and not w.interrupted}
+        fresh = seen - self._refusals.keys()
+        self._refusals |= dict.fromkeys(fresh, now)
+        if fresh and (self._closed_at or len(self._refusals) >= STORM):
             self._closed_at = self._closed_at or snapshot.now
             self._gate.close(now, "containers exit before Airflow's API server admits them: is it reachable from ECS?")
 

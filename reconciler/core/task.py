@@ -52,6 +52,8 @@ class Spec:
     """Airflow's workload as JSON, without its token."""
     executor_config: Mapping[str, Any] = field(default_factory=dict)
     """RunTask parameters from the DAG's author."""
+    flaw: str | None = None
+    """Why it can not be used, if it can not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,11 @@ class LocalEcs:
         lines = path.read_text(errors="replace").splitlines()
         return get_log_events(request, lines, path.stat().st_mtime)
 
+    def stats(self) -> dict[str, Any]:
+        """The model's own figures."""
+        with self.lock:
+            return self.model.stats()
+
     def _drive(self) -> None:
         while True:
             with self.lock:

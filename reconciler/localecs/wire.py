@@ -9,17 +9,32 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler.localecs.errors import AwsError, ResponseLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reconciler.localecs.server import LocalEcs
-
 TARGET_PREFIX = "AmazonEC2ContainerServiceV20141113."
 LOGS_PREFIX = "Logs_20140328."
+
+
+class Ecs(Protocol):
+    """What is behind the wire."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether tasks still move."""
+
+    def call(self, operation: str, request: Any) -> dict[str, Any]:
+        """Answer one ECS call. Raises AwsError, and ResponseLost for an answer that must not arrive."""
+
+    def call_logs(self, operation: str, request: Any) -> dict[str, Any]:
+        """Answer one call of CloudWatch Logs. Raises AwsError."""
+
+    def stats(self) -> dict[str, Any]:
+        """What has been called and what exists, for people and tests."""
 
 
 class HttpServer(ThreadingHTTPServer):
@@ -29,7 +44,7 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, address: tuple[str, int], ecs: LocalEcs) -> None:
+    def __init__(self, address: tuple[str, int], ecs: Ecs) -> None:
         self.ecs = ecs
         self.request_ids = count(1)
         self._connections: set[socket.socket] = set()
@@ -93,9 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/_local/health":
             self._answer(200 if ecs.healthy else 503, {"healthy": ecs.healthy}, {})
         elif self.path == "/_local/stats":
-            with ecs.lock:
-                stats = ecs.model.stats()
-            self._answer(200, stats, {})
+            self._answer(200, ecs.stats(), {})
         else:
             self._answer(404, {"message": "The paths are /_local/health and /_local/stats; ECS calls are POST /."}, {})
 

@@ -16,9 +16,9 @@ from reconciler.core.phase import IN_FLIGHT, Phase
 from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease
 from reconciler.store import statements
-from reconciler.store.engine import translated, writing
+from reconciler.store.engine import reading, translated, writing
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import batches, read, read_now, snapshot, status_of
+from reconciler.store.rows import batches, read, read_now, snapshot, status_of, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,11 +39,18 @@ class SqlStore:
     intend = statements.INTEND
 
     def __init__(
-        self, engine: Engine, deployment: str, on_written: Callable[[Workload, Workload], None] = lambda *_: None
+        self,
+        engine: Engine,
+        deployment: str,
+        on_written: Callable[[Workload, Workload], None] = lambda *_: None,
+        on_unreadable: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`on_written` hears of each change that has been committed: the row as it was read, and as it is."""
+        """`on_written` hears of each change that has been committed: the row as it was read, and as it is.
+
+        `on_unreadable` is told each row that can not be read, and why, at every read of it.
+        """
         self._on_written = on_written
-        self._engine = engine
+        self._reader = reading(unreadable(engine, on_unreadable) if on_unreadable else engine)
         self._writer = writing(engine)
         self._deployment = deployment
 
@@ -144,8 +151,8 @@ class SqlStore:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        """A transaction that reads. It is committed, because psycopg forgets all it has prepared at a rollback."""
-        with translated(), self._engine.begin() as conn:
+        """A transaction that reads, if one is needed. Committed: psycopg forgets all it has prepared at a rollback."""
+        with translated(), self._reader.begin() as conn:
             yield conn
 
     @contextmanager

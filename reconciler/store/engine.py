@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from reconciler.core.errors import StoreUnavailable
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine, ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["make_engine", "translated", "writing"]
+__all__ = ["make_engine", "reading", "translated", "writing"]
 
 _CONNECT: Final[dict[str, Any]] = {
     "application_name": "ecs-reconciler",
@@ -32,10 +34,10 @@ _CONNECT: Final[dict[str, Any]] = {
 }
 """libpq's parameters. Those that the URL sets itself win."""
 
-# Limits hold for one transaction. Airflow's Helm chart puts PgBouncer in front of the database, in transaction mode:
-# there the startup parameter `options` is refused, and a plain SET would stay behind on a server connection that
-# Airflow's own components get next. A leader that vanishes in the middle of a transaction holds its lease's row until
-# the server gives it up as idle: the next one can not begin before.
+# Airflow's Helm chart puts PgBouncer in front of the database, in transaction mode: there the startup parameter
+# `options` is refused, and a plain SET would stay behind on a server connection that Airflow's own components get next.
+# So behind a pooler limits hold for one transaction. A leader that vanishes in the middle of a transaction holds its
+# lease's row until the server gives it up as idle: the next one can not begin before.
 _LIMITS: Final = (
     "SELECT set_config('statement_timeout', '10s', true), set_config('lock_timeout', '3s', true), "
     "set_config('idle_in_transaction_session_timeout', '10s', true)"
@@ -45,6 +47,12 @@ _GONE: Final = frozenset({"25006", "57P01", "57P02", "57P03"})
 """SQLSTATEs of a server that was demoted or is going down: the connection must not be used again."""
 
 _WRITES: Final = "ecs_reconciler_writes"
+_READS: Final = "ecs_reconciler_reads"
+_DIRECT: Final = "ecs_reconciler_direct"
+"""Set in the notes of a connection that leads to the server itself, with no pooler between."""
+_USED_AT: Final = "ecs_reconciler_used_at"
+_PING_AFTER: Final = 10.0
+"""Seconds after which an idle connection is tried before it is used. One that works all the time need not be."""
 
 
 def make_engine(url: str | URL) -> Engine:
@@ -71,6 +79,11 @@ def make_engine(url: str | URL) -> Engine:
 def writing(engine: Engine) -> Engine:
     """The same engine for transactions that write."""
     return engine.execution_options(**{_WRITES: True})
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine for transactions that only read. Each statement sees what is committed when it begins."""
+    return engine.execution_options(**{_READS: True})
 
 
 @contextmanager
@@ -111,21 +124,17 @@ def _postgresql(url: URL) -> Engine:
         connect_args={name: value for name, value in _CONNECT.items() if name not in url.query},
         # A compare-and-swap that waited for a lock must look at the row as it is now: READ COMMITTED does.
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
         pool_recycle=1800,
         pool_timeout=10,
+        # The connection that was used last comes first, so that what is not needed idles and is tried before its use.
+        pool_use_lifo=True,
         # Each call to RunTask asks for the database's clock: so many threads may come at once.
         pool_size=8,
         max_overflow=40,
         hide_parameters=True,
         **options,
     )
-    if driver == "psycopg":
-        event.listen(engine, "connect", _prepare_only_if_direct)
-
-    @event.listens_for(engine, "begin")
-    def limit(connection: Connection) -> None:
-        connection.exec_driver_sql(_LIMITS)
+    _save_round_trips(engine, prepares=driver == "psycopg")
 
     @event.listens_for(engine, "handle_error")
     def forget(context: ExceptionContext) -> None:
@@ -137,16 +146,50 @@ def _postgresql(url: URL) -> Engine:
     return engine
 
 
-def _prepare_only_if_direct(connection: Any, _record: object) -> None:
-    """Let psycopg prepare statements, which makes batches some five times as fast, unless there is a pooler between.
+def _save_round_trips(engine: Engine, *, prepares: bool) -> None:
+    """Send what is needed and no more: the daemon reads a few rows several times a second.
 
-    A prepared statement belongs to a server process, and a transaction pooler deals those out anew each time. A pooler
-    shows in the process id that it made up for its client.
+    With a direct connection the limits are set once, statements are prepared, which makes batches some five times as
+    fast, and reads need no transaction. A pooler deals out server processes anew for each transaction, so there the
+    limits are set in each, and nothing is left behind on a server process that Airflow's own components get next.
     """
-    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-    connection.rollback()
-    if pid != connection.info.backend_pid:
-        connection.prepare_threshold = None
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_backend_pid()")
+        # A pooler shows in the process id that it made up for its client.
+        direct = record.info[_DIRECT] = cursor.fetchone()[0] == connection.info.backend_pid
+        if direct:
+            cursor.execute(_LIMITS.replace("true", "false"))
+        cursor.close()
+        connection.commit()
+        if prepares and not direct:
+            connection.prepare_threshold = None
+
+    @event.listens_for(engine, "checkin")
+    def note(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = time.monotonic()  # noqa: TID251 - a pause on this machine
+
+    @event.listens_for(engine, "checkout")
+    def ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        used_at = record.info.get(_USED_AT)
+        if used_at is None or time.monotonic() - used_at < _PING_AFTER:  # noqa: TID251 - the same
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.dbapi.Error as error:  # type: ignore[union-attr] # there is one
+            raise DisconnectionError("the database closed an idle connection") from error  # and another one is made
+
+    @event.listens_for(engine, "engine_connect")
+    def read_without_transaction(connection: Connection) -> None:
+        if connection.info.get(_DIRECT) and connection.get_execution_options().get(_READS):
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @event.listens_for(engine, "begin")
+    def limit(connection: Connection) -> None:
+        if not connection.info.get(_DIRECT):
+            connection.exec_driver_sql(_LIMITS)
 
 
 def _sqlite(url: URL) -> Engine:

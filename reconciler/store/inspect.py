@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, func, or_, select
 
 from reconciler.store.engine import translated
-from reconciler.store.rows import WHOLE, DbNow, read
+from reconciler.store.rows import WHOLE, DbNow, read, unreadable
 from reconciler.store.schema import attempts, leases, workloads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Engine
@@ -71,8 +72,12 @@ def workloads_of(  # noqa: PLR0917 - a task instance has that many names
     map_index: int | None = None,
     try_number: int | None = None,
     limit: int = 10,
+    on_unreadable: Callable[[str, str], None] = lambda *_: None,
 ) -> list[Workload]:
-    """The workloads of a task, the newest first, with their spec. None matches everything. Raises StoreUnavailable."""
+    """The workloads of a task, the newest first, with their spec. None matches everything. Raises StoreUnavailable.
+
+    `on_unreadable` is told the exec_id of each that this release can not read, and why.
+    """
     asked: dict[str, Any] = {"run_id": run_id, "map_index": map_index, "try_number": try_number}
     statement = select(*WHOLE).where(
         _w.deployment == deployment,
@@ -80,7 +85,7 @@ def workloads_of(  # noqa: PLR0917 - a task instance has that many names
         or_(_w.task_id == task_id, _w.ti_id == task_id),
         *(_w[name] == value for name, value in asked.items() if value is not None),
     )
-    with translated(), engine.connect() as conn:
+    with translated(), unreadable(engine, on_unreadable).connect() as conn:
         return read(conn, statement.order_by(_w.created_at.desc(), _w.exec_id).limit(limit))
 
 

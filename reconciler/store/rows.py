@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Double, bindparam, select
@@ -11,16 +13,16 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, Snapshot, Spec, TaskKey, Workload
-from reconciler.store.schema import SPEC_VERSION, UtcDateTime, workloads
+from reconciler.store.schema import SPEC_VERSION, NotJson, UtcDateTime, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from sqlalchemy import BindParameter, Connection, ScalarSelect, Select
+    from sqlalchemy import BindParameter, Connection, Engine, ScalarSelect, Select
     from sqlalchemy.sql.compiler import SQLCompiler
 
 __all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "batches", "now", "read", "read_now", "row_of"]
-__all__ += ["seconds", "snapshot", "status_of"]
+__all__ += ["say_unreadable", "seconds", "snapshot", "status_of", "unreadable"]
 
 _KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 _SPEC: Final = ("workload", "executor_config", "spec_version")
@@ -53,6 +55,7 @@ LIGHT: Final = tuple(column for column in workloads.c if column.name not in _SPE
 """A row without its spec."""
 
 _WIDTH: Final = len(LIGHT)
+_PARAMS: Final = [column.name for column in LIGHT].index("params")
 
 WHOLE: Final = (*LIGHT, workloads.c.workload, workloads.c.executor_config)
 
@@ -103,8 +106,35 @@ def read_now(conn: Connection) -> datetime:
 
 
 def read(conn: Connection, statement: Select[Any], **parameters: Any) -> list[Workload]:
-    """The workloads that a statement finds whose columns are LIGHT or WHOLE."""
-    return [_workload(row) for row in conn.execute(statement, parameters)]
+    """The workloads that a statement finds whose columns are LIGHT or WHOLE.
+
+    A row that this release can not read is left out: somebody wrote it by hand, or a newer release did. The others must
+    not wait for it.
+    """
+    found = []
+    for row in conn.execute(statement, parameters):
+        try:
+            found.append(_workload(row))
+        except ValueError as error:
+            say_unreadable(row[0], str(error))
+            if told := conn.get_execution_options().get(_UNREADABLE):
+                told(row[0], str(error))
+    return found
+
+
+def unreadable(engine: Engine, told: Callable[[str, str], None]) -> Engine:
+    """The same engine, which tells the exec_id of each row that can not be read, and why, at every read of it."""
+    return engine.execution_options(**{_UNREADABLE: told})
+
+
+_UNREADABLE: Final = "ecs_reconciler_unreadable"
+_log: Final = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=10_000)
+def say_unreadable(exec_id: str, why: str) -> None:
+    """Log it, once in the life of a process."""
+    _log.error("the row %s of ecs_workload can not be read and is left alone: %s", exec_id, why)
 
 
 def snapshot(conn: Connection, statement: Select[Any], **parameters: Any) -> Snapshot:
@@ -138,8 +168,21 @@ def status_of(w: Workload) -> dict[str, Any]:
 
 
 def _workload(row: Sequence[Any]) -> Workload:
-    """By position, for speed: the daemon does little else. The columns stand in the order of the fields of Workload."""
-    spec = Spec(row[_WIDTH], row[_WIDTH + 1] or {}) if len(row) > _WIDTH and row[_WIDTH] is not None else None
+    """By position, for speed: the daemon does little else. The columns stand in the order of the fields of Workload.
+
+    Raises ValueError for a row that holds what this release does not know.
+    """
+    params = row[_PARAMS]
+    if type(params) is NotJson:
+        raise ValueError(f"params is not JSON: {params}")
+    spec = _spec(row[_WIDTH], row[_WIDTH + 1]) if len(row) > _WIDTH and row[_WIDTH] is not None else None
     fields: list[Any] = [*row[:2], Kind(row[2]), row[3], TaskKey(*row[4:9]), *row[9:13], spec]
     fields += [Desired(row[13]), *row[14:19], Phase(row[19]), *row[20:_WIDTH]]
     return Workload(*fields)
+
+
+def _spec(workload: str, executor_config: Mapping[str, Any] | NotJson | None) -> Spec:
+    """Of a spec that can not be used, the reason is kept: its workload fails with it, and its user is told."""
+    if isinstance(executor_config, NotJson):
+        return Spec(workload, flaw=f"its executor_config in the table is not a JSON object: {executor_config}")
+    return Spec(workload, executor_config or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import (
     DDL,
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import FromClause
 
-__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "UtcDateTime", "attempts", "finished", "holds", "in_flight"]
-__all__ += ["leases", "metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold", "unwanted"]
-__all__ += ["workloads"]
+__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "NotJson", "UtcDateTime", "attempts", "finished", "holds"]
+__all__ += ["in_flight", "leases", "metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold"]
+__all__ += ["unwanted", "workloads"]
 
 SPEC_VERSION: Final = 1
 """The form of a row's spec. A daemon leaves rows of a newer form alone until it is upgraded itself."""
@@ -65,6 +65,12 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
+class NotJson(str):
+    """What is in a column for JSON and is none. An exception here would hide all rows of the same read."""
+
+    __slots__ = ()
+
+
 class Json(TypeDecorator["Mapping[str, Any]"]):
     """A JSON object kept as text: nothing is ever searched in it, and text comes back as it went in."""
 
@@ -74,13 +80,14 @@ class Json(TypeDecorator["Mapping[str, Any]"]):
     def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002 - SQLAlchemy's signature
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Mapping[str, Any] | None:  # noqa: ARG002 - SQLAlchemy's signature
+        if value is None:
+            return None
         try:
-            read: dict[str, Any] | None = None if value is None else json.loads(value)
+            read = json.loads(value)
         except (ValueError, RecursionError):
-            # One row that somebody spoiled must not hide all others. The policy refuses this, so only its task fails.
-            return {"unreadable JSON": True}
-        return read
+            read = None
+        return read if isinstance(read, dict) else cast(Any, NotJson(value[:80]))
 
 
 metadata: Final = MetaData()

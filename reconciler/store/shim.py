@@ -7,11 +7,26 @@ schedulers never wait for each other in a circle. All ages are the database's.
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, bindparam, case, exists, func, literal_column, or_, select, text, true, tuple_, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
@@ -24,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import timedelta
 
-    from sqlalchemy import Connection, Executable
+    from sqlalchemy import Connection
 
     from reconciler.core.task import Snapshot, Workload
 
@@ -55,15 +70,27 @@ class Demand:
     """An operator holds all queues."""
 
 
-def _insert(insert: sqlite.Insert | postgresql.Insert) -> Executable:
-    stamped = insert.values(created_at=DbNow(), updated_at=DbNow())
-    return stamped.on_conflict_do_nothing(index_elements=[_w.exec_id])
-
-
-_INSERT: Final = {
-    "sqlite": _insert(sqlite.insert(workloads)),
-    "postgresql": _insert(postgresql.insert(workloads)),
-}
+_NAMES: Final = [column.name for column in workloads.c if column.name not in ("created_at", "updated_at")]
+_JSON: Final = [column.name for column in workloads.c if isinstance(column.type, schema.Json)]
+_records: Final = (
+    func.json_to_recordset(bindparam("records", type_=postgresql.JSON(none_as_null=True)))
+    .table_valued(*(Column(name, _w[name].type) for name in _NAMES))
+    .render_derived(with_types=True)
+)
+_INSERT: Final = (
+    postgresql.insert(workloads)
+    .from_select(
+        [*_NAMES, "created_at", "updated_at"],
+        select(*(_records.c[name] for name in _NAMES), DbNow(), DbNow()),
+    )
+    .on_conflict_do_nothing(index_elements=[_w.exec_id])
+)
+"""All rows as one parameter. A thousand sets of forty parameters would keep a scheduler in psycopg2 for 0.1 s."""
+_INSERT_EACH: Final = (
+    sqlite.insert(workloads)
+    .values(created_at=DbNow(), updated_at=DbNow())
+    .on_conflict_do_nothing(index_elements=[_w.exec_id])
+)
 _IMPATIENCE: Final = text("SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1s', true)")
 _PATIENCE: Final = text("SELECT set_config('lock_timeout', :before, true)")
 
@@ -86,8 +113,15 @@ def impatient(conn: Connection) -> Iterator[None]:
 
 def insert(conn: Connection, new: Sequence[Workload]) -> None:
     """Queue workloads: PENDING, or FAILED_START if rejected at once. One that is there already stays as it is."""
-    if new:
-        conn.execute(_INSERT[conn.dialect.name], [row_of(w) for w in sorted(new, key=lambda w: w.exec_id)])
+    if not new:
+        return
+    rows = [row_of(w) for w in sorted(new, key=lambda w: w.exec_id)]
+    if conn.dialect.name == "sqlite":
+        conn.execute(_INSERT_EACH, rows)
+        return
+    for row in rows:
+        row |= {name: json.dumps(row[name], separators=(",", ":")) for name in _JSON if row[name] is not None}
+    conn.execute(_INSERT, {"records": rows})
 
 
 _UNDELIVERED: Final = (

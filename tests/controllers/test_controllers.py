@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import text
 
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.phase import Desired, Phase
@@ -122,6 +123,16 @@ class TestLaunch:
             "AccessDeniedException: not authorized to pass the role",
         )
 
+    def test_the_strikes_of_workloads_that_are_gone_are_forgotten(self, world: World) -> None:
+        denied = AwsError("AccessDeniedException", "not authorized to pass the role")
+        world.model.faults.on_call("RunTask", denied, times=None)
+        for n in range(20):
+            world.queue(f"w{n}")
+            world.run(120, step=5)
+            with world.engine.begin() as conn:
+                conn.execute(text("DELETE FROM ecs_workload"))
+        assert len(world.replica.launch._strikes) <= 1
+
     def test_want_of_capacity_is_waited_for(self, world: World) -> None:
         full = world.model.faults.on_placement("RESOURCE:CPU", times=None)
         world.queue(*[f"w{n}" for n in range(40)])
@@ -129,6 +140,15 @@ class TestLaunch:
         assert {row.phase for row in world.store.in_phase(*Phase).workloads} <= {Phase.PENDING, Phase.LAUNCHING}
         world.model.faults.remove(full)
         world.run_until(lambda: len(world.started) == 40)
+
+    def test_a_spec_that_can_not_be_read_fails_its_workload_alone(self, world: World) -> None:
+        world.queue("bad", "good")
+        with world.engine.begin() as conn:
+            conn.execute(text("UPDATE ecs_workload SET executor_config = 'half' WHERE exec_id = 'bad'"))
+        ended(world, "good")
+        assert world.row("good").phase is Phase.EXITED
+        assert world.row("bad").phase is Phase.FAILED_START
+        assert "executor_config in the table is not a JSON object: half" in (world.row("bad").reason or "")
 
     def test_a_request_that_ecs_refuses_fails_at_once_with_ecs_words(self, world: World) -> None:
         world.queue("a", spec=None)
@@ -465,6 +485,22 @@ class TestRetry:
             self.refuse(world)
         assert world.row("a").start_failures == 0
         assert 18 <= world.row("a").attempt <= 50  # two minutes apart at last
+
+    def test_a_refusal_that_can_not_be_written_is_not_another_one(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> NoReturn:
+            raise StoreUnavailable("the database is down for writing")
+
+        world.queue("a")
+        ended(world, "a")
+        self.refuse(world)
+        with monkeypatch.context() as patched:
+            patched.setattr(world.store, "save", fail)
+            world.run(50, step=1)
+        assert world.replica.gates["api_server"].reason is None
+        world.run(60)
+        assert [n for _, n, _ in world.started] == [1, 2]
 
     def test_a_lone_workload_that_is_refused_while_others_are_admitted_is_counted(self, world: World) -> None:
         world.behaviour.by_exec_id["broken"] = (5.0, 1)

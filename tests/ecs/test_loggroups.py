@@ -44,16 +44,16 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def groups(definitions: Definitions, clock: VirtualClock) -> LogGroups:
-    return LogGroups(definitions, "main", clock)  # type: ignore[arg-type]  # all that is needed of a gateway
+    return LogGroups(definitions, clock)  # type: ignore[arg-type]  # all that is needed of a gateway
 
 
 def test_each_task_definition_is_asked_for_once_in_a_while(
     groups: LogGroups, definitions: Definitions, clock: VirtualClock
 ) -> None:
-    assert [groups("etl"), groups("etl"), groups("ml")] == [FOUND] * 3
+    assert [groups("etl", "main"), groups("etl", "main"), groups("ml", "main")] == [FOUND] * 3
     assert definitions.asked == ["etl", "ml"]
     clock.wait(loggroups.REMEMBER + 1)
-    groups("etl")
+    groups("etl", "main")
     assert definitions.asked == ["etl", "ml", "etl"]
 
 
@@ -62,15 +62,15 @@ def test_what_can_not_be_known_now_is_asked_again_later(
     groups: LogGroups, definitions: Definitions, clock: VirtualClock, error: Exception
 ) -> None:
     definitions.error = error
-    assert (groups("etl"), groups("etl")) == (None, None)
+    assert (groups("etl", "main"), groups("etl", "main")) == (None, None)
     assert definitions.asked == ["etl"]
     definitions.error = None
     clock.wait(loggroups.REMEMBER + 1)
-    assert groups("etl") == FOUND
+    assert groups("etl", "main") == FOUND
 
 
 def test_authors_can_not_fill_the_memory(groups: LogGroups, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggroups, "KEEP", 10)
     for n in range(100):
-        groups(f"etl:{n}")
+        groups(f"etl:{n}", "main")
     assert len(groups._known) <= 10

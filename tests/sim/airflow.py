@@ -25,6 +25,8 @@ ACTIVE: Final = ("queued", "running", "restarting")
 FINISHED: Final = ("success", "failed")
 TASK_QUEUED_TIMEOUT: Final = 600.0
 HEARTBEAT_TIMEOUT: Final = 300.0
+MARGIN, SKEW = 120.0, 60.0
+"""See reconciler/airflow/push.py, which only an environment with Airflow can import."""
 API_PATIENCE: Final = 150.0
 """After so long without an API server a supervisor kills its task."""
 
@@ -95,6 +97,12 @@ class Weather:
     locked: float = 0.0
     fails_to_write: float = 0.0
     """The share of queueings whose savepoint fails: the row is written with a later heartbeat."""
+
+
+def valid_for(intent: float, start_timeout: float) -> tuple[float, float]:
+    """From when to when the Execution API takes the token of an intent, by the database's clock, leeway included."""
+    leeway = 10.0
+    return intent - SKEW - leeway, intent + start_timeout + MARGIN + leeway
 
 
 class Airflow:
@@ -249,8 +257,11 @@ class Airflow:
         return ti if ti is not None and ti.id == ti_id and not ti.gone else None
 
     def api_run(self, runner: Runner) -> bool:
-        """PATCH /run: 409 or 404 unless QUEUED or RESTARTING, or RUNNING in this very container."""
+        """PATCH /run: 409 or 404 unless QUEUED or RESTARTING, or RUNNING in this very container. 403 out of time."""
         ti = self._of(runner.ti_id)
+        begin, end = runner.valid
+        if not begin <= self.sim.now + self.skew < end:
+            ti = None
         if ti is not None and ti.state == "running" and ti.runner is runner:
             return True
         ok = ti is not None and ti.state in ("queued", "restarting")

@@ -1,6 +1,6 @@
 """The invariants, judged from the trace alone.
 
-The checker shares no code with what it judges, but for the table of phases. Numbers are those of docs/reliability.md.
+The checker shares no code with what it judges, but for the table of phases. Numbers are those of docs/protocol.md.
 After a backup has been restored the past that the database knows is not the past that happened: from there on only
 those invariants are judged that such a database can keep.
 """

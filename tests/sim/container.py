@@ -22,13 +22,16 @@ class Runner:
         self.alive, self.works, self.uploads = True, False, False
         self.ti_id = self.exec_id = ""
         self.attempt = 0
+        self.valid = (0.0, 0.0)
+        """From when to when its token is valid."""
         self.until = 0.0
         self._tries = 0
         self.unseen = 0.0
         chance = aws.chance
         if effect.command[:1] == ("run",):
-            _, self.exec_id, attempt, self.ti_id, kind = effect.command[:5]
+            _, self.exec_id, attempt, self.ti_id, kind, begin, end = effect.command[:7]
             self.attempt = int(attempt)
+            self.valid = (float(begin), float(end))
             self.sim.note("container", arn=self.arn, id=self.exec_id, attempt=self.attempt, ti=self.ti_id)
             self._after(1 + 10 * chance.random(), self._begin_callback if kind == "callback" else self._begin)
         elif effect.command[:1] == ("foreign",):

@@ -28,9 +28,10 @@ from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
 from reconciler.manager import Manager
 from reconciler.store.daemon import SqlStore
+from tests.sim.airflow import valid_for
 from tests.sim.aws import Client
 from tests.sim.database import StorePort
-from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, FAMILY
+from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,8 +76,12 @@ class Delivery:
     """A pure function of the intent, like the real one; the time in it makes a changed intent a changed request."""
 
     def command(self, workload: Workload) -> Sequence[str]:
+        assert workload.intent_at is not None
+        intent = (workload.intent_at - EPOCH).total_seconds()
+        valid = valid_for(intent, PROFILE.start_timeout.total_seconds())
         token = f"{SECRET}.{workload.exec_id}.{workload.attempt}.{workload.intent_at}"
-        return ["run", workload.exec_id, str(workload.attempt), workload.ti_id or "", workload.kind.value, token]
+        named = ["run", workload.exec_id, str(workload.attempt), workload.ti_id or "", workload.kind.value]
+        return [*named, *map(str, valid), token]
 
 
 class Monotonic:

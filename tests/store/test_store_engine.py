@@ -16,8 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.phase import Phase
+from reconciler.store import engine as engine_module
 from reconciler.store.daemon import SqlStore
-from reconciler.store.engine import make_engine, translated, writing
+from reconciler.store.engine import make_engine, reading, translated, writing
 from reconciler.store.migrate import migrate
 from tests.conftest import Deployment
 
@@ -90,19 +91,13 @@ def settings(engine: Engine, *names: str) -> list[str]:
         return [str(conn.exec_driver_sql(f"SHOW {name}").scalar()) for name in names]
 
 
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+
+
 @on_postgresql
-def test_each_transaction_on_postgresql_is_limited_and_leaves_nothing_behind(engine: Engine) -> None:
-    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_isolation")
-    assert settings(engine, *names) == ["10s", "3s", "10s", "read committed"]
-    # The same server connection, as a pooler's next client would get it.
-    raw = engine.raw_connection()
-    try:
-        cursor = raw.cursor()
-        for name in names[:3]:
-            cursor.execute(f"SHOW {name}")
-            assert cursor.fetchone() == ("0",)
-    finally:
-        raw.close()
+def test_whatever_is_sent_to_postgresql_is_limited(engine: Engine) -> None:
+    assert settings(engine, *LIMITS, "transaction_isolation") == ["10s", "3s", "10s", "read committed"]
+    assert settings(reading(engine), *LIMITS) == ["10s", "3s", "10s"]
 
 
 @pytest.mark.postgres
@@ -149,10 +144,15 @@ def test_a_simulator_can_own_the_clock_of_sqlite(database_url: str) -> None:
 
 
 class Pooler:
-    """A stand-in for PgBouncer: passes everything on, but tells its clients a process id of its own."""
+    """A stand-in for PgBouncer: passes everything on, but tells its clients a process id of its own.
 
-    def __init__(self, folder: Path, server: str) -> None:
-        self._server = server
+    `trips` counts how often a client sent something and then waited. With `disguise=False` it is only a longer wire.
+    """
+
+    def __init__(self, folder: Path, server: str, *, disguise: bool = True) -> None:
+        self._server, self._disguise = server, disguise
+        self._waits = False
+        self.trips = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
         self._listener.listen()
@@ -174,16 +174,15 @@ class Pooler:
                 self._threads.append(Thread(target=self._pass, args=(source, sink, answers)))
                 self._threads[-1].start()
 
-    @staticmethod
-    def _pass(source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         try:
             while data := source.recv(65536):
-                # BackendKeyData: 'K', length 12, process id, secret.
-                sink.sendall(
-                    re.sub(rb"K\0\0\0\x0c....", b"K\0\0\0\x0c\x7f\x7f\x7f\x7f", data, flags=re.DOTALL)
-                    if answers
-                    else data
-                )
+                self.trips += not answers and not self._waits
+                self._waits = not answers
+                if answers and self._disguise:
+                    # BackendKeyData: 'K', length 12, process id, secret.
+                    data = re.sub(rb"K\0\0\0\x0c....", b"K\0\0\0\x0c\x7f\x7f\x7f\x7f", data, flags=re.DOTALL)
+                sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             return
@@ -196,13 +195,24 @@ class Pooler:
         self._open.close()
 
 
-@pytest.fixture
-def pooled_url(postgres: Postgres, postgres_database: str, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=[pytest.param(True, id="pooler"), pytest.param(False, id="direct")])
+def relay(
+    request: pytest.FixtureRequest, postgres: Postgres, postgres_database: str, tmp_path: Path
+) -> Iterator[tuple[Pooler, str]]:
+    """Something between the database and its client, and the URL that leads there."""
     direct = postgres.url(postgres_database)
     folder = direct.partition("host=")[2]
-    pooler = Pooler(tmp_path, f"{folder}/.s.PGSQL.5432")
-    yield direct.replace(folder, str(tmp_path))
+    pooler = Pooler(tmp_path, f"{folder}/.s.PGSQL.5432", disguise=request.param)
+    yield pooler, direct.replace(folder, str(tmp_path))
     pooler.close()
+
+
+@pytest.fixture
+def pooled_url(relay: tuple[Pooler, str]) -> str:
+    return relay[1]
+
+
+pooled = pytest.mark.parametrize("relay", [True], indirect=True)
 
 
 def prepared(url: str) -> int:
@@ -218,11 +228,64 @@ def prepared(url: str) -> int:
 
 
 @pytest.mark.postgres
+@pooled
 def test_statements_are_prepared_only_where_no_pooler_is_between(
     postgres: Postgres, postgres_database: str, pooled_url: str
 ) -> None:
     assert prepared(postgres.url(postgres_database)) > 0
     assert prepared(pooled_url) == 0
+
+
+@pytest.mark.postgres
+@pooled
+def test_nothing_is_left_behind_on_a_poolers_server_connection(pooled_url: str) -> None:
+    engine = make_engine(pooled_url)
+    for this in (engine, reading(engine), writing(engine)):
+        assert settings(this, *LIMITS) == ["10s", "3s", "10s"]
+    # The same server connection, as a pooler's next client would get it.
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        for name in LIMITS:
+            cursor.execute(f"SHOW {name}")
+            assert cursor.fetchone() == ("0",)
+    finally:
+        raw.close()
+        engine.dispose()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_read_waits_for_the_network_no_more_often_than_it_must(
+    relay: tuple[Pooler, str], driver: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if driver == "psycopg2":
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+    pooler, url = relay
+    engine = make_engine(url)
+    store = SqlStore(engine, "prod")
+    for _ in range(10):  # until the statements are prepared
+        store.launchable(1)
+
+    before = pooler.trips
+    store.launchable(1)
+
+    # The clock and the rows, and psycopg2 tells the server of autocommit. Through a pooler it is the clock, the rows,
+    # and the transaction's begin, limits and end.
+    direct = {"psycopg": 2, "psycopg2": 3}[driver]
+    assert pooler.trips - before == (5 if pooler._disguise else direct)
+    engine.dispose()
+
+
+@on_postgresql
+def test_a_connection_that_idled_is_tried_before_it_is_used(
+    engine: Engine, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqlStore(engine, "prod")
+    store.now()
+    postgres.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ecs-reconciler'")
+    monkeypatch.setattr(engine_module, "_PING_AFTER", 0.0)
+    store.now()
 
 
 # What counts as "the database did not answer".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,25 @@ def test_a_batch_is_queued_with_the_clock_of_the_database(conn: Connection, prod
     assert prod.get("c").kind is Kind.CALLBACK
     assert a.created_at is not None
     assert before <= a.created_at <= prod.store.now()
+
+
+def test_a_thousand_workloads_are_one_statement_with_text_of_every_kind(airflow: Engine, prod: Deployment) -> None:
+    odd = "quote ' percent %s backslash \\ brace {} unicode \u20ac \U0001f680 newline \n"
+    spec = Spec(json.dumps({"odd": odd}), {"overrides": {"cpu": odd, "none": None, "deep": [1, 2.5, True]}})
+    new = [
+        Workload(exec_id=f"w{n}", deployment="prod", key=TaskKey(odd, f"t{n}", odd, n, 1), queue=odd, spec=spec)
+        for n in range(1000)
+    ]
+    sent: list[str] = []
+    event.listen(airflow, "before_cursor_execute", lambda *args: sent.append(args[2]))
+
+    with airflow.begin() as conn:
+        shim.insert(conn, new)
+
+    assert len([statement for statement in sent if "INSERT" in statement]) == 1
+    assert prod.count() == 1000
+    row = prod.get("w999")
+    assert row == replace(new[999], created_at=row.created_at, updated_at=row.updated_at)
 
 
 def test_queueing_again_leaves_the_row_as_it_is(conn: Connection, prod: Deployment) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 COUNT: Final = 510 if os.environ.get("SHIM_DATABASE", "sqlite").startswith("sqlite") else 120
 """Not all of them twice: the route itself knows of no database, only its lock does."""
+START_TIMEOUT: Final = 600.0
 CLIENT: Final = {"hostname": "10.0.0.1", "unixname": "airflow", "pid": 7}
 
 
@@ -88,13 +89,14 @@ def api() -> Iterator[TestClient]:
         yield client
 
 
-def run(api: TestClient, ti_id: str) -> int:
-    """PATCH /run as a container's supervisor sends it. Returns the status."""
-    workload = Workload(exec_id="e", deployment="test", ti_id=ti_id, attempt=1, intent_at=datetime.now(UTC))
-    token = Push(timedelta(minutes=10))._token(workload)
+def run(api: TestClient, ti_id: str, age: float = 0.0) -> int:
+    """PATCH /run as the supervisor sends it in a container whose intent is `age` seconds old. Returns the status."""
+    intent_at = datetime.now(UTC) - timedelta(seconds=age)
+    workload = Workload(exec_id="e", deployment="test", ti_id=ti_id, attempt=1, intent_at=intent_at)
+    token = Push(timedelta(seconds=START_TIMEOUT))._token(workload)
     body = {"state": "running", "start_date": datetime.now(UTC).isoformat(), **CLIENT}
     answer = api.patch(f"/task-instances/{ti_id}/run", json=body, headers={"Authorization": f"Bearer {token}"})
-    assert answer.status_code in (200, 404, 409), answer.text
+    assert answer.status_code in (200, 403, 404, 409), answer.text
     return int(answer.status_code)
 
 
@@ -120,6 +122,23 @@ def admit(world: World, api: TestClient, capsys: pytest.CaptureFixture[str], cou
 
     same(capsys, cases, airflow, ours)
     return [case for case in cases if airflow[case.number].admitted]
+
+
+@pytest.mark.parametrize(
+    "age",
+    [
+        pytest.param(-50.0, id="the database is ahead of the API server"),
+        pytest.param(0.0, id="at once"),
+        pytest.param(START_TIMEOUT + 100.0, id="it was RUNNING in the last second, and Airflow takes long to import"),
+        pytest.param(START_TIMEOUT + 200.0, id="too late"),
+    ],
+)
+def test_how_old_an_intent_may_be(world: World, api: TestClient, age: float) -> None:
+    case = Case(0)
+    real, model = Real(world, [case]), Model([case])
+    runner = _container("t0#1", valid=sim.valid_for(model.sim.now - age, START_TIMEOUT))
+
+    assert (run(api, str(real.ids[0]), age) == 200) is model.airflow.api_run(runner) is (age < START_TIMEOUT + 150)
 
 
 def test_a_difference_would_be_found(
@@ -163,10 +182,15 @@ def _ask_the_model(model: Model, case: Asking) -> Answered:
     ti = model.airflow.tis[case.name]
     ti.stuck = case.stuck
     names = {"current": ti.id, "former": f"{case.name}#0"}.get(case.names, "nobody#1")
-    runner: Any = SimpleNamespace(arn="", exec_id="", attempt=1, ti_id=names, works=False, notice=lambda: None)
+    runner = _container(names)
     if case.same_client and ti.state == "running":
         ti.runner = runner
     admitted = model.airflow.api_run(runner)
     again = admitted and model.airflow.api_run(runner)
     outcome = model.outcomes()[case.number]
     return Answered(admitted, again, ti.stuck if outcome else None, outcome)
+
+
+def _container(ti_id: str, valid: tuple[float, float] = (0.0, float("inf"))) -> Any:
+    """As much of a simulated container as the simulated API asks for."""
+    return SimpleNamespace(arn="", exec_id="", attempt=1, ti_id=ti_id, valid=valid, works=False, notice=lambda: None)

@@ -24,6 +24,7 @@ from airflow.api_fastapi.auth.tokens import (
 from airflow.executors import workloads
 from pydantic import TypeAdapter
 
+from reconciler.airflow import push
 from reconciler.airflow.push import Push
 from reconciler.config import ConfigError
 from tests.shim.inside.world import forget_everything
@@ -79,8 +80,9 @@ def test_airflow_accepts_the_token_for_this_task_and_for_its_start_only(world: W
     claims = validated(token)
     assert w.intent_at is not None
     assert (claims["sub"], claims["scope"]) == (w.ti_id, "workload")
-    assert claims["exp"] - claims["iat"] == 600
-    assert claims["iat"] == claims["nbf"] == int(w.intent_at.timestamp())
+    intent = int(w.intent_at.timestamp())
+    assert claims["exp"] == intent + 600 + push.MARGIN
+    assert claims["iat"] == claims["nbf"] == intent - push.SKEW
     assert jwt.get_unverified_header(token)["alg"] == algorithm
 
 

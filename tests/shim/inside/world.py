@@ -226,7 +226,8 @@ class World(Scheduler):
     def ti(self, workload: Workload) -> dict[str, Any]:
         """The task instance of a workload, by its natural key."""
         key = workload.key
-        statement = select(TI).where(TI.c.run_id == key.run_id, TI.c.map_index == key.map_index)
+        named = (TI.c.task_id == key.task_id, TI.c.run_id == key.run_id, TI.c.map_index == key.map_index)
+        statement = select(TI).where(*named)
         with settings.get_engine().begin() as conn:
             (found,) = conn.execute(statement).mappings()
         return dict(found)
