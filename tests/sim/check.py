@@ -21,6 +21,7 @@ MAX_ATTEMPTS: Final = 3
 SECRET: Final = "eyJ"
 WITHOUT_ROW: Final = 900.0
 """Seconds in a healed world within which a QUEUED task instance has a row, or is taken back as stuck in QUEUED."""
+LONGEST_STALL: Final = 5000.0
 ACTIVE: Final = frozenset({"queued", "running", "restarting"})
 
 
@@ -66,7 +67,8 @@ class Instance:
     id: str = ""
     ext: str | None = None
     succeeded: bool = False
-    restarted_at: float = -1.0
+    restarted_at: float = float("-inf")
+    """When it was last seen RESTARTING."""
     queued_at: float = 0.0
 
 
@@ -111,6 +113,8 @@ class Checker:
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
     ever_hidden: bool = False
+    stale: bool = False
+    """DescribeTasks showed for many minutes what had been true before."""
     calls: deque[float] = field(default_factory=deque)
 
     def check(self, trace: Iterable[dict[str, Any]]) -> list[Violation]:
@@ -189,6 +193,7 @@ class Checker:
             self.stopping_at[exec_id] = self.t
             if new["desired"] == "RUN":
                 self.late.add(exec_id)
+                self._called_late(new)
         elif phase == "EXITED":
             self._exited(new)
         elif phase == "LOST":
@@ -198,6 +203,12 @@ class Checker:
                      if not task.ended]  # fmt: skip
             if alive:
                 self.broken("I10 ended means ended", f"{exec_id} is {phase} and {alive} lives", exec_id, *alive)
+
+    def _called_late(self, row: dict[str, Any]) -> None:
+        task = self.tasks.get(_short(row["task_arn"]))
+        if task and task.works and task.admitted_at < self.t - 300 and not self.stale and not self.restored:
+            text = f"{row['exec_id']} is stopped as late and runs since {task.admitted_at:.0f} s"
+            self.broken("S2 what is wanted is not stopped", text, row["exec_id"], task.arn)
 
     def _before_again(self, exec_id: str, attempt: int) -> None:
         if self.restored:
@@ -373,7 +384,7 @@ class Checker:
             ti.queued_at = self.t
         ti.state, ti.id, ti.ext = event["state"], event["id"], event["ext"]
         why = event["why"]
-        if ti.state == "restarting":
+        if "restarting" in (before, ti.state):
             ti.restarted_at = self.t
         if why == "restored":
             self.restored = True
@@ -418,8 +429,9 @@ class Checker:
         if event["event"] not in ("success", "failed"):
             self.broken("S4 no event overwrites the id", f"{event['event']} for {event['id']}", event["id"])
         ti = self.tis.get(event["id"].partition("-")[0])
-        ended = self.ended_at.get(event["id"], 0.0)
-        if event["event"] == "success" and ti is not None and ti.restarted_at < ended - 3600:
+        # A scheduler may have been stalled since it looked.
+        restarting = ti is not None and (ti.state == "restarting" or ti.restarted_at > self.t - LONGEST_STALL)
+        if event["event"] == "success" and not restarting and not self.restored:
             self.broken("I11 SUCCESS is for RESTARTING only", event["id"], event["id"])
 
     def on_applied(self, event: dict[str, Any]) -> None:
@@ -471,6 +483,7 @@ class Checker:
     def on_trouble(self, event: dict[str, Any]) -> None:
         if event["what"] in ("a start fails", "a placement fails"):
             self.faulty.add(event["with"]["task"])
+        self.stale = self.stale or event["with"].get("mode") == "stale"
 
     def on_poison(self, event: dict[str, Any]) -> None:
         self.poisoned.add(event["name"])

@@ -399,6 +399,21 @@ def _late_starts_are_stopped_unseen(stack: ExitStack) -> None:
 
 
 @_mutant
+def _late_although_ecs_does_not_show_it(stack: ExitStack) -> None:
+    real = Cleanup._ended
+    _set(
+        stack,
+        Cleanup,
+        "_ended",
+        lambda self, w, task, now: (
+            real(self, w, task, now)
+            if task or not (why := self._why(w, now, may_run=True))
+            else decide.stopping(w, now, why)
+        ),
+    )
+
+
+@_mutant
 def _stop_is_sent_once(stack: ExitStack) -> None:
     """And not again if its answer, or the call itself, was lost."""
     _set(stack, cleanup, "STOP_AGAIN", float("inf"))

@@ -311,6 +311,14 @@ def _start_fails(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> l
     return [Trouble(rng.random() * chaos * 0.5, "a start fails", args)]
 
 
+def _hung(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> list[Trouble]:
+    """A start hangs, and what is sent to end it gets lost."""
+    at = round(rng.random() * chaos * 0.4, 1)
+    start = {"task": rng.choice(tasks).name, "reason": None, "status": "PENDING", "times": rng.choice([1, 2])}
+    lost = {"seconds": 1500.0, "mode": "lost", "operation": "StopTask", "share": rng.choice([0.5, 0.9])}
+    return [Trouble(at, "a start fails", start), Trouble(at, "ECS is flaky", lost, when="StopTask")]
+
+
 def _placement(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> list[Trouble]:
     args = {"task": rng.choice(tasks).name, "reason": "ATTRIBUTE", "times": rng.choice([1, 2, 4])}
     return [Trouble(rng.random() * chaos * 0.5, "a placement fails", args)]
@@ -448,6 +456,7 @@ _KINDS: Final[dict[str, Any]] = {
     "throttled": _throttled,
     "capacity": _capacity,
     "start fails": _start_fails,
+    "hung": _hung,
     "placement": _placement,
     "database": _database,
     "unknown commits": _unknown,
