@@ -85,7 +85,7 @@ def _budgets(options: argparse.Namespace) -> int:
         with multiprocessing.Pool(options.jobs) as pool:
             for result in pool.imap(partial(run, mutant=name), seeds):
                 done += 1
-                if result.violations:
+                if result.violations and not run(result.seed).violations:
                     found.append(result.seed)
                     rules.update({violation.rule for violation in result.violations})
                 if len(found) == 3:

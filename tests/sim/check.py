@@ -108,7 +108,8 @@ class Checker:
     poisoned: set[str] = field(default_factory=set)
     """Task instances that no launch can be made of."""
     healed_at: float = float("inf")
-    ever_admitted: bool = False
+    remembered: set[str] = field(default_factory=set)
+    """Rows by which the database knows that containers can reach Airflow's API server at all."""
     restored: bool = False
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
@@ -240,7 +241,8 @@ class Checker:
     def _acked(self, row: dict[str, Any]) -> None:
         if row["acked_version"] < row["version"] or row["kind"] != "task":
             return
-        self.ever_admitted = self.ever_admitted or (row["phase"] == "EXITED" and row["exit_code"] == 0)
+        if row["phase"] == "EXITED" and row["exit_code"] == 0:
+            self.remembered.add(row["exec_id"])
         if row["phase"] not in TERMINAL:
             self.broken("I13 only ends are acknowledged", f"{row['exec_id']} is {row['phase']}", row["exec_id"])
         ti = self.tis.get(row["exec_id"].partition("-")[0])
@@ -251,6 +253,7 @@ class Checker:
     def _deleted(self, event: dict[str, Any], old: dict[str, Any]) -> None:
         exec_id = old["exec_id"]
         self.rows.pop(exec_id, None)
+        self.remembered.discard(exec_id)
         if event["via"] != "prune":
             self.excused |= {exec_id, exec_id.partition("-")[0]}
             return
@@ -416,7 +419,7 @@ class Checker:
             row = self.rows.get(ext or "")
             lost = row is not None and row["phase"] == "LOST"
             if "before Airflow admitted it" in why or "without reporting" in why:
-                lost = lost or not self.ever_admitted  # how it is set up may be wrong: its user must hear of it
+                lost = lost or not self.remembered  # how it is set up may be wrong: its user must hear of it
             # The last one of the budget is judged by the scheduler, which can not know whose fault it was.
             if not lost and self.own_faults.get(ext or "", 0) < MAX_ATTEMPTS - 1:
                 faults = self.own_faults.get(ext or "", 0)
