@@ -114,6 +114,7 @@ class Checker:
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
     ever_hidden: bool = False
+    flaky_until: float = float("-inf")
     stale: bool = False
     """DescribeTasks showed for many minutes what had been true before."""
     calls: deque[float] = field(default_factory=deque)
@@ -409,6 +410,8 @@ class Checker:
         if why == "stuck too often":
             if name in self.faulty or any(self.own_faults.get(exec_id) for exec_id in self.of_ti.get(name, ())):
                 return  # what fails to start by itself is not given back when it waits after that, or hangs
+            if self.flaky_until > self.tis[name].queued_at:
+                return  # upkeep, slow as it is here, had hardly a pass in which the database did not fail it
             self.broken("W1 waiting fails no task", f"{name} was stuck in QUEUED three times", name)
         elif before == "running":
             working = [task.arn for task in self.tasks.values() if task.ti == was_id and task.works]
@@ -486,6 +489,8 @@ class Checker:
     def on_trouble(self, event: dict[str, Any]) -> None:
         if event["what"] in ("a start fails", "a placement fails"):
             self.faulty.add(event["with"]["task"])
+        if event["what"] == "the database is flaky":
+            self.flaky_until = max(self.flaky_until, self.t + event["with"]["seconds"])
         self.stale = self.stale or event["with"].get("mode") == "stale"
 
     def on_poison(self, event: dict[str, Any]) -> None:
