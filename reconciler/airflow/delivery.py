@@ -34,9 +34,12 @@ LIMIT: Final = 1000
 
 
 class Event(StrEnum):
-    """What an executor may tell a scheduler. RUNNING is for callbacks: a task instance's id would be overwritten."""
+    """What this executor tells a scheduler, and no more.
 
-    RUNNING = "running"
+    Airflow writes QUEUED and RUNNING whatever came in between: over the id of a task instance that was queued again,
+    and over the outcome of a callback that has ended, if the scheduler was paused before it looked at the event.
+    """
+
     SUCCESS = "success"
     FAILED = "failed"
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, select
 
-from reconciler.airflow.delivery import Event
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, TaskKey, Workload
@@ -170,16 +169,9 @@ class Upkeep:
                     shim.own(connection, [w.exec_id], other)
 
     def _callbacks(self, mine: Sequence[Workload]) -> dict[str, str | None]:
-        """Tells Airflow which of them run by now, and returns why others should not."""
+        """Why each of them should not run any more, or None."""
         views = self._airflow.callbacks([w.ti_id or "" for w in mine])
-        reasons: dict[str, str | None] = {}
-        for w in mine:
-            view = views.get(w.ti_id or "")
-            if w.phase is Phase.RUNNING and view is not None and view.state == "queued":
-                self._airflow.emit(w, Event.RUNNING)
-            if w.desired is Desired.RUN:
-                reasons[w.exec_id] = unwanted_callback(view)
-        return reasons
+        return {w.exec_id: unwanted_callback(views.get(w.ti_id or "")) for w in mine if w.desired is Desired.RUN}
 
     def _withdraw(self, reasons: Mapping[str, str]) -> None:
         """Two passes must agree: the first may have met Airflow between two of its transactions."""

@@ -13,7 +13,6 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import CallbackState, TaskInstanceState
 from sqlalchemy import Table, bindparam, case, exists, func, or_, select, tuple_, update
 
-from reconciler.airflow.delivery import Event
 from reconciler.airflow.workloads import key_of
 from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.identity import derived_exec_id
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.executors.base_executor import BaseExecutor
     from sqlalchemy import ColumnElement, Connection, Exists, RowMapping
 
-    from reconciler.airflow.delivery import Begin, Owner
+    from reconciler.airflow.delivery import Begin, Event, Owner
     from reconciler.airflow.enqueue import Enqueue
     from reconciler.core.task import TaskKey, Workload
 
@@ -187,8 +186,7 @@ class SchedulerSide:
 
     def emit(self, workload: Workload, event: Event, info: str | None = None) -> None:
         states = CallbackState if workload.kind is Kind.CALLBACK else TaskInstanceState
-        running = event is Event.RUNNING
-        self._executor.change_state(key_of(workload), states(event.value), info, remove_running=not running)
+        self._executor.change_state(key_of(workload), states(event.value), info, remove_running=True)
 
     def hold(self, workloads: Sequence[Workload]) -> None:
         self._executor.running = {key_of(w) for w in (*workloads, *self._enqueue.late.values())}

@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.sim import mutants, sometimes
 from tests.sim.check import Violation, check
-from tests.sim.plan import plan
+from tests.sim.plan import from_json, plan, to_json
 from tests.sim.shrink import shrink
 from tests.sim.story import tell
 from tests.sim.universe import Universe
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=100, help="how many universes")
     parser.add_argument("first", nargs="?", type=int, default=1, help="the first one's seed")
-    parser.add_argument("--story", type=int, metavar="SEED", help="tell one universe instead, shrunk if it fails")
+    parser.add_argument("--story", metavar="SEED", help="tell one universe instead, shrunk if it fails; or a kept plan")
+    parser.add_argument("--keep", type=int, metavar="SEED", help="print the plan of a seed, to be kept as a regression")
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
@@ -56,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", help="with --budget: only universes with this kind of trouble")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
+    if options.keep is not None:
+        say(to_json(plan(options.keep)), end="")
+        return 0
     if options.story is not None:
         with mutants.planted(options.mutant):
             return _story(options.story, whole=options.whole)
@@ -80,7 +85,7 @@ def _budgets(options: argparse.Namespace) -> int:
         with multiprocessing.Pool(options.jobs) as pool:
             for result in pool.imap(partial(run, mutant=name), seeds):
                 done += 1
-                if result.violations:
+                if result.violations and not run(result.seed).violations:
                     found.append(result.seed)
                     rules.update({violation.rule for violation in result.violations})
                 if len(found) == 3:
@@ -140,8 +145,8 @@ def _cover(taken: list[tuple[int, set[str]]]) -> list[int]:
     return sorted(chosen)
 
 
-def _story(seed: int, *, whole: bool) -> int:
-    told = plan(seed)
+def _story(which: str, *, whole: bool) -> int:
+    told = plan(int(which)) if which.isdecimal() else from_json(Path(which).read_text())
     violations = check(Universe(told).run())
     if violations and not whole:
         told = shrink(told, violations[0].rule)

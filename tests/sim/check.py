@@ -21,6 +21,7 @@ MAX_ATTEMPTS: Final = 3
 SECRET: Final = "eyJ"
 WITHOUT_ROW: Final = 900.0
 """Seconds in a healed world within which a QUEUED task instance has a row, or is taken back as stuck in QUEUED."""
+LONGEST_STALL: Final = 5000.0
 ACTIVE: Final = frozenset({"queued", "running", "restarting"})
 
 
@@ -66,7 +67,8 @@ class Instance:
     id: str = ""
     ext: str | None = None
     succeeded: bool = False
-    restarted_at: float = -1.0
+    restarted_at: float = float("-inf")
+    """When it was last seen RESTARTING."""
     queued_at: float = 0.0
 
 
@@ -106,11 +108,15 @@ class Checker:
     poisoned: set[str] = field(default_factory=set)
     """Task instances that no launch can be made of."""
     healed_at: float = float("inf")
-    ever_admitted: bool = False
+    remembered: set[str] = field(default_factory=set)
+    """Rows by which the database knows that containers can reach Airflow's API server at all."""
     restored: bool = False
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
     ever_hidden: bool = False
+    flaky_until: float = float("-inf")
+    stale: bool = False
+    """DescribeTasks showed for many minutes what had been true before."""
     calls: deque[float] = field(default_factory=deque)
 
     def check(self, trace: Iterable[dict[str, Any]]) -> list[Violation]:
@@ -189,6 +195,7 @@ class Checker:
             self.stopping_at[exec_id] = self.t
             if new["desired"] == "RUN":
                 self.late.add(exec_id)
+                self._called_late(new)
         elif phase == "EXITED":
             self._exited(new)
         elif phase == "LOST":
@@ -198,6 +205,12 @@ class Checker:
                      if not task.ended]  # fmt: skip
             if alive:
                 self.broken("I10 ended means ended", f"{exec_id} is {phase} and {alive} lives", exec_id, *alive)
+
+    def _called_late(self, row: dict[str, Any]) -> None:
+        task = self.tasks.get(_short(row["task_arn"]))
+        if task and task.works and task.admitted_at < self.t - 300 and not self.stale and not self.restored:
+            text = f"{row['exec_id']} is stopped as late and runs since {task.admitted_at:.0f} s"
+            self.broken("S2 what is wanted is not stopped", text, row["exec_id"], task.arn)
 
     def _before_again(self, exec_id: str, attempt: int) -> None:
         if self.restored:
@@ -229,7 +242,8 @@ class Checker:
     def _acked(self, row: dict[str, Any]) -> None:
         if row["acked_version"] < row["version"] or row["kind"] != "task":
             return
-        self.ever_admitted = self.ever_admitted or (row["phase"] == "EXITED" and row["exit_code"] == 0)
+        if row["phase"] == "EXITED" and row["exit_code"] == 0:
+            self.remembered.add(row["exec_id"])
         if row["phase"] not in TERMINAL:
             self.broken("I13 only ends are acknowledged", f"{row['exec_id']} is {row['phase']}", row["exec_id"])
         ti = self.tis.get(row["exec_id"].partition("-")[0])
@@ -240,6 +254,7 @@ class Checker:
     def _deleted(self, event: dict[str, Any], old: dict[str, Any]) -> None:
         exec_id = old["exec_id"]
         self.rows.pop(exec_id, None)
+        self.remembered.discard(exec_id)
         if event["via"] != "prune":
             self.excused |= {exec_id, exec_id.partition("-")[0]}
             return
@@ -373,7 +388,7 @@ class Checker:
             ti.queued_at = self.t
         ti.state, ti.id, ti.ext = event["state"], event["id"], event["ext"]
         why = event["why"]
-        if ti.state == "restarting":
+        if "restarting" in (before, ti.state):
             ti.restarted_at = self.t
         if why == "restored":
             self.restored = True
@@ -395,6 +410,8 @@ class Checker:
         if why == "stuck too often":
             if name in self.faulty or any(self.own_faults.get(exec_id) for exec_id in self.of_ti.get(name, ())):
                 return  # what fails to start by itself is not given back when it waits after that, or hangs
+            if self.flaky_until > self.tis[name].queued_at:
+                return  # upkeep, slow as it is here, had hardly a pass in which the database did not fail it
             self.broken("W1 waiting fails no task", f"{name} was stuck in QUEUED three times", name)
         elif before == "running":
             working = [task.arn for task in self.tasks.values() if task.ti == was_id and task.works]
@@ -405,7 +422,7 @@ class Checker:
             row = self.rows.get(ext or "")
             lost = row is not None and row["phase"] == "LOST"
             if "before Airflow admitted it" in why or "without reporting" in why:
-                lost = lost or not self.ever_admitted  # how it is set up may be wrong: its user must hear of it
+                lost = lost or not self.remembered  # how it is set up may be wrong: its user must hear of it
             # The last one of the budget is judged by the scheduler, which can not know whose fault it was.
             if not lost and self.own_faults.get(ext or "", 0) < MAX_ATTEMPTS - 1:
                 faults = self.own_faults.get(ext or "", 0)
@@ -418,8 +435,9 @@ class Checker:
         if event["event"] not in ("success", "failed"):
             self.broken("S4 no event overwrites the id", f"{event['event']} for {event['id']}", event["id"])
         ti = self.tis.get(event["id"].partition("-")[0])
-        ended = self.ended_at.get(event["id"], 0.0)
-        if event["event"] == "success" and ti is not None and ti.restarted_at < ended - 3600:
+        # A scheduler may have been stalled since it looked.
+        restarting = ti is not None and (ti.state == "restarting" or ti.restarted_at > self.t - LONGEST_STALL)
+        if event["event"] == "success" and not restarting and not self.restored:
             self.broken("I11 SUCCESS is for RESTARTING only", event["id"], event["id"])
 
     def on_applied(self, event: dict[str, Any]) -> None:
@@ -471,6 +489,9 @@ class Checker:
     def on_trouble(self, event: dict[str, Any]) -> None:
         if event["what"] in ("a start fails", "a placement fails"):
             self.faulty.add(event["with"]["task"])
+        if event["what"] == "the database is flaky":
+            self.flaky_until = max(self.flaky_until, self.t + event["with"]["seconds"])
+        self.stale = self.stale or event["with"].get("mode") == "stale"
 
     def on_poison(self, event: dict[str, Any]) -> None:
         self.poisoned.add(event["name"])

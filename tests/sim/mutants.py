@@ -9,13 +9,14 @@ import itertools
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from sqlalchemy import bindparam, or_, select, update
 
 from reconciler.airflow import delivery as delivery_module
-from reconciler.airflow.delivery import Delivery, Event
+from reconciler.airflow.delivery import Delivery
 from reconciler.airflow.upkeep import Upkeep
 from reconciler.controllers import cleanup
 from reconciler.controllers.adopt import Adopt, Breaker
@@ -399,6 +400,21 @@ def _late_starts_are_stopped_unseen(stack: ExitStack) -> None:
 
 
 @_mutant
+def _late_although_ecs_does_not_show_it(stack: ExitStack) -> None:
+    real = Cleanup._ended
+    _set(
+        stack,
+        Cleanup,
+        "_ended",
+        lambda self, w, task, now: (
+            real(self, w, task, now)
+            if task or not (why := self._why(w, now, may_run=True))
+            else decide.stopping(w, now, why)
+        ),
+    )
+
+
+@_mutant
 def _stop_is_sent_once(stack: ExitStack) -> None:
     """And not again if its answer, or the call itself, was lost."""
     _set(stack, cleanup, "STOP_AGAIN", float("inf"))
@@ -453,6 +469,7 @@ def _failed_for_a_cleared_task(stack: ExitStack) -> None:
 @_mutant
 def _running_is_told_for_tasks(stack: ExitStack) -> None:
     real = Upkeep.run
+    running: Any = SimpleNamespace(value="running")
 
     def run(self: Upkeep, now: Any) -> None:
         real(self, now)
@@ -460,7 +477,7 @@ def _running_is_told_for_tasks(stack: ExitStack) -> None:
             rows = shim.open_workloads(connection, self._owner.deployment, self._owner.job_id).workloads
         for w in rows:
             if w.kind is Kind.TASK and w.phase is Phase.RUNNING:
-                self._airflow.emit(w, Event.RUNNING, w.task_arn)
+                self._airflow.emit(w, running, w.task_arn)
 
     _set(stack, Upkeep, "run", run)
 

@@ -7,8 +7,9 @@ some begin with a fleet, because the breakers judge only what many tasks show.
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 HOUR: Final = 3600.0
@@ -134,6 +135,29 @@ class Plan:
         return "\n".join([head, *callbacks, *(text for _, text in events)])
 
 
+def to_json(plan: Plan) -> str:
+    """A plan to be kept: what a seed makes changes with every change of this module, and a kept plan does not."""
+    things = {name: value for name, value in asdict(plan).items() if value != getattr(Plan(0), name)}
+    lists = {name: things.pop(name, ()) for name in ("tasks", "troubles")}
+    lines = [json.dumps(things)[1:-1]]
+    for name, entries in lists.items():
+        each = ",\n  ".join(json.dumps(entry) for entry in entries)
+        lines.append(f'"{name}": [\n  {each}\n]' if each else f'"{name}": []')
+    return "{" + ",\n".join(lines) + "}\n"
+
+
+def from_json(text: str) -> Plan:
+    """The inverse."""
+    kept = {name: _tuples(value) for name, value in json.loads(text).items()}
+    tasks = tuple(Task(**{name: _tuples(value) for name, value in task.items()}) for task in kept.pop("tasks"))
+    troubles = tuple(Trouble(**trouble) for trouble in kept.pop("troubles"))
+    return Plan(**kept, tasks=tasks, troubles=troubles)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
 def plan(seed: int) -> Plan:
     """The universe of a seed."""
     rng = random.Random(f"plan/{seed}")
@@ -189,7 +213,7 @@ def _task(rng: random.Random, number: int, chaos: float, *, long: bool, at_once:
         return 2 * HOUR if long else round(rng.choice([5.0, 30.0, 200.0, 900.0, 2400.0]) * (0.5 + rng.random()), 1)
 
     outcomes = rng.choices(
-        ["defer", "reschedule", "fail", "oom"], weights=[4, 2, 3, 1], k=rng.choice([0, 0, 0, 1, 1, 2])
+        ["defer", "reschedule", "fail", "oom", "silent"], weights=[4, 2, 3, 1, 1], k=rng.choice([0, 0, 0, 1, 1, 2])
     )
     program = (*((seconds(), outcome) for outcome in outcomes), (seconds(), "success"))
     return Task(
@@ -234,11 +258,16 @@ def _answers(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
     return [Trouble(round(rng.random() * chaos * 0.5, 1), "ECS is flaky", args)]
 
 
-def _away_after_answer(rng: random.Random, chaos: float, tasks: Any) -> list[Trouble]:
-    """An answer is lost, and then nobody looks for longer than ECS remembers."""
-    (lost,) = _answers(rng, chaos * 0.4, tasks)
-    seconds = rng.choice([2000.0, 3000.0, 4000.0, 5400.0])
-    return [lost, Trouble(lost.at, "no daemon runs", {"seconds": seconds}, when="RunTask: answered")]
+def _away_after_answer(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
+    """An answer is lost, and then nobody looks for longer than ECS remembers; perhaps nobody at all."""
+    at = round(rng.random() * chaos * 0.2, 1)
+    mode = rng.choice(["lost_after", "lost_after", "fails_after", "late"])
+    lost = Trouble(at, "ECS is flaky", {"seconds": 900.0, "mode": mode, "operation": "RunTask", "share": 1.0})
+    seconds = rng.choice([2000.0, 3000.0, 4000.0, 4800.0])
+    away = [Trouble(at, "no daemon runs", {"seconds": seconds}, when="RunTask: answered")]
+    if rng.random() < 0.5:
+        away.append(Trouble(at, "no scheduler runs", {"seconds": seconds + 300.0}, when="RunTask: answered"))
+    return [lost, *away]
 
 
 def _slow_call(rng: random.Random, chaos: float, _: Any) -> list[Trouble]:
@@ -309,6 +338,14 @@ def _start_fails(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> l
     status = rng.choice(["PROVISIONING", "PENDING", "ACTIVATING"])
     args = {"task": rng.choice(tasks).name, "reason": reason, "status": status, "times": rng.choice([1, 1, 2, 4])}
     return [Trouble(rng.random() * chaos * 0.5, "a start fails", args)]
+
+
+def _hung(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> list[Trouble]:
+    """A start hangs, and what is sent to end it gets lost."""
+    at = round(rng.random() * chaos * 0.4, 1)
+    start = {"task": rng.choice(tasks).name, "reason": None, "status": "PENDING", "times": rng.choice([1, 2])}
+    lost = {"seconds": 1500.0, "mode": "lost", "operation": "StopTask", "share": rng.choice([0.5, 0.9])}
+    return [Trouble(at, "a start fails", start), Trouble(at, "ECS is flaky", lost, when="StopTask")]
 
 
 def _placement(rng: random.Random, chaos: float, tasks: tuple[Task, ...]) -> list[Trouble]:
@@ -448,6 +485,7 @@ _KINDS: Final[dict[str, Any]] = {
     "throttled": _throttled,
     "capacity": _capacity,
     "start fails": _start_fails,
+    "hung": _hung,
     "placement": _placement,
     "database": _database,
     "unknown commits": _unknown,

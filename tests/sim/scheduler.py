@@ -355,8 +355,7 @@ class Scheduler:
     def emit(self, workload: Workload, event: Event, info: str | None = None) -> None:
         key = _key(workload)
         self.buffer[key] = Buffered(event.value, info, workload.exec_id)
-        if event is not Event.RUNNING:
-            self.running.discard(key)
+        self.running.discard(key)
         ti = self.airflow.tis.get(workload.key.task_id)
         self.sim.note(
             "emit",

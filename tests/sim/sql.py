@@ -109,7 +109,7 @@ class FastConnection:
     """In the place of a `sqlalchemy.Connection`, and of the engine: there is only one, and nobody waits for it."""
 
     def __init__(self, connection: Connection) -> None:
-        self.dialect = connection.dialect
+        self.slow, self.dialect = connection, connection.dialect
         self._prepared: dict[tuple[int, bool, tuple[str, ...]], tuple[Executable, _Prepared]] = {}
         raw: Any = connection.connection.dbapi_connection
         raw.isolation_level = None  # transactions begin and end here, and nowhere else

@@ -1,0 +1,278 @@
+"""The checker can fail: for each of its rules the shortest history that breaks it, and the same history mended."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sim.check import Checker, check
+
+Event = dict[str, Any]
+ARN = "arn:aws:ecs:us-east-1:1:task/airflow/"
+
+
+def at(t: float, kind: str, **what: Any) -> Event:
+    return {"t": t, "kind": kind, **what}
+
+
+class Row:
+    """The history of one row: each write is an event."""
+
+    def __init__(self, exec_id: str = "t1-1", ti: str = "t1#1", **first: Any) -> None:
+        self.now: Event = {
+            "exec_id": exec_id, "ti_id": ti, "kind": "task", "try_number": 1, "owner_job_id": 1, "desired": "RUN",
+            "desired_at": None, "refused": False, "acked_version": 0, "phase": "PENDING", "version": 1, "attempt": 0,
+            "start_failures": 0, "intent_at": None, "task_arn": None, "ecs_version": 0, "exit_code": None,
+            "stop_code": None, "reason": None, "params": None, "created_at": None, **first,
+        }  # fmt: skip
+        self.inserted = False
+
+    def write(self, t: float = 1.0, epoch: int | None = None, via: str = "save", **changes: Any) -> Event:
+        old = self.now if self.inserted else None
+        if self.inserted:
+            self.now = {**self.now, "version": self.now["version"] + 1, **changes}
+        self.inserted = True
+        return at(t, "row", who="somebody", via=via, epoch=epoch, old=old, new=self.now)
+
+    def gone(self, t: float = 1.0, via: str = "prune") -> Event:
+        return at(t, "row", who="somebody", via=via, epoch=None, old=self.now, new=None)
+
+    def launched(self, t: float = 1.0, arn: str = "a", **changes: Any) -> list[Event]:
+        """Inserted, intended, created, known."""
+        intent = self.write(t, phase="LAUNCHING", attempt=self.now["attempt"] + 1) if self.inserted else None
+        events = [intent] if intent else [self.write(t), self.write(t, phase="LAUNCHING", attempt=1)]
+        events += [self.created(t, arn)]
+        return [*events, self.write(t, phase="STARTED", task_arn=f"{ARN}{arn}", **changes)]
+
+    def created(self, t: float = 1.0, arn: str = "a", **what: Any) -> Event:
+        known = {"who": "daemon", "id": self.now["exec_id"], "attempt": self.now["attempt"], "token": "token"}
+        return at(t, "run_task", **{**known, "signed": t, "result": "created", "arn": arn, **what})
+
+
+def stopped(t: float = 1.0, arn: str = "a", code: int | None = 0) -> Event:
+    return at(t, "stopped", arn=arn, code=code, stop_code="EssentialContainerExited", ran=True)
+
+
+def admission(t: float = 1.0, arn: str = "a", ti: str = "t1#1", ext: str | None = "t1-1") -> Event:
+    return at(t, "admission", arn=arn, id="t1-1", attempt=1, ti=ti, ok=True, ext=ext)
+
+
+def ti(state: str | None, t: float = 1.0, why: str = "it did", **what: Any) -> Event:
+    known = {"name": "t1", "id": "t1#1", "was": None, "tries": 1, "ext": "t1-1", "job": 1}
+    return at(t, "ti", **{**known, "state": state, "why": why, **what})
+
+
+def emit(event: str, **what: Any) -> Event:
+    known = {"job": 1, "id": "t1-1", "what": "task", "info": None, "state": None}
+    return at(1, "emit", **{**known, "event": event, **what})
+
+
+def applied(event: str, state: str, ext: str = "t1-1") -> Event:
+    return at(1, "applied", id="t1-1", event=event, name="t1", state=state, ext=ext, ti="t1#1")
+
+
+def synced(t: float, *held: tuple[str, int]) -> Event:
+    return at(t, "synced", job=1, ok=True, upkept=True, held=list(held))
+
+
+def end(**left: Any) -> Event:
+    return at(9999, "end", **{"rest": False, "tis": [], "rows": [], "tasks": [], **left})
+
+
+def one_token() -> list[Event]:
+    row = Row()
+    return [*row.launched(), row.created(result="same", token="other")]
+
+
+def after_the_intent(seconds: float) -> list[Event]:
+    row = Row()
+    return [row.write(), row.write(phase="LAUNCHING", attempt=1), row.created(1.0 + seconds)]
+
+
+def moved_on() -> list[Event]:
+    row = Row()
+    intent = [row.write(), row.write(phase="LAUNCHING", attempt=1)]
+    return [*intent, row.write(2.0, phase="PENDING"), row.created(5.0, attempt=1)]
+
+
+def again(*between: Event) -> list[Event]:
+    """Launched once more after these."""
+    row = Row()
+    first = row.launched()
+    return [*first, *between, row.write(3.0, phase="PENDING"), *row.launched(4.0, "b")]
+
+
+def ended(code: int, *before: Event) -> list[Event]:
+    row = Row()
+    return [*row.launched(), *before, row.write(2.0, phase="EXITED", exit_code=code)]
+
+
+def told(phase: str, **more: Any) -> list[Event]:
+    row = Row(phase=phase)
+    return [row.write(), ti("queued", **more), row.write(3.0, acked_version=2)]
+
+
+def late_stop(runs_since: float) -> list[Event]:
+    row = Row()
+    return [*row.launched(), admission(runs_since), row.write(1000.0, phase="STOPPING")]
+
+
+def cut(after: float) -> list[Event]:
+    row = Row()
+    running = [*row.launched(), row.write(phase="RUNNING"), admission(), row.write(10.0, desired="STOP")]
+    return [*running, at(10 + after, "log_cut", arn="a", id="t1-1")]
+
+
+def alive_at_the_end(**row: Any) -> list[Event]:
+    r = Row()
+    return [*r.launched(), r.write(**row), end(tasks=["a"])]
+
+
+def forgotten(*between: Event, **row: Any) -> list[Event]:
+    r = Row()
+    return [*r.launched(), *between, r.write(2.0, phase="EXITED", exit_code=0), r.write(3.0, **row), r.gone(4.0)]
+
+
+def slot(*held: tuple[str, int]) -> list[Event]:
+    row = Row()
+    events = [row.write(), row.write(phase="FAILED_START")]
+    return [*events, synced(5.0), synced(10.0, *held)]
+
+
+def two_of_one(first_ended: list[Event]) -> list[Event]:
+    old, new = Row(), Row("t1-2")
+    return [*old.launched(), *first_ended, *new.launched(2.0, "b")]
+
+
+def stop(arn: str = "a", **more: Any) -> Event:
+    return at(2, "stop_task", who="daemon", arn=arn, why="because", result="", **more)
+
+
+def wanted(phase: str) -> list[Event]:
+    row = Row()
+    return [*row.launched(), row.write(phase=phase), stop()]
+
+
+def failing(why: str, *before: Event, was: str = "queued") -> list[Event]:
+    return [Row().write(), ti(was), *before, ti("failed", why=why)]
+
+
+def fences(*epochs: int) -> list[Event]:
+    row = Row()
+    return [row.write(), *(row.write(epoch=epoch, start_failures=n) for n, epoch in enumerate(epochs, start=1))]
+
+
+def callback(state: str, code: int) -> list[Event]:
+    row = Row("cb1-1", "cb1", kind="callback")
+    exit_ = at(1, "exit", arn="a", id="cb1-1", attempt=1, code=code, why="done")
+    return [*row.launched(), exit_, at(2, "callback", id="cb1", state=state)]
+
+
+def write(changes: Event, first: Event | None = None) -> list[Event]:
+    row = Row(**(first or {}))
+    return [row.write(), row.write(**changes)]
+
+
+def waits(seconds: float) -> list[Event]:
+    return [at(0, "heal"), ti("queued", 1.0), ti("scheduled", 1.0 + seconds)]
+
+
+EXIT = at(2, "exit", arn="a", id="t1-1", attempt=1, code=1, why="broken")
+GONE: list[Event] = [stopped(1.5)]
+POISON = at(0, "poison", name="t1")
+LAUNCHED = {"phase": "LAUNCHING", "attempt": 1}
+
+CASES: dict[str, tuple[list[Event], list[Event]]] = {
+    "I1 one task per launch": ([*(r := Row()).launched(), stopped(), r.created(arn="b")], Row().launched()),
+    "I2 one live container per task instance": (two_of_one([]), two_of_one(GONE)),
+    "I3 user code never overlaps itself": (
+        [*two_of_one(GONE[:0]), admission(), admission(arn="b", ext="t1-2")],
+        [*two_of_one([admission(), at(1, "user_end", arn="a", ti="t1#1")]), admission(arn="b", ext="t1-2")],
+    ),
+    "I3 one admission per queueing": ([admission(arn="a"), *Row().launched(), admission(), admission()], [admission()]),
+    "I4 intent before effect": ([Row().write(), Row().created(attempt=1)], Row().launched()),
+    "I4 one token per launch": (one_token(), Row().launched()),
+    "I5 no late RunTask": (after_the_intent(2200), after_the_intent(2000)),
+    "I5 no RunTask for what has moved on": (moved_on(), after_the_intent(1)),
+    "I6 again only if nothing ran": (again(admission(), *GONE), again(EXIT, *GONE)),
+    "I6 again only after the end": (again(), again(EXIT)),
+    "I7 versions count the writes": (write({"version": 5, "desired": "STOP"}), write({"desired": "STOP"})),
+    "I7 phases move along the edges": (write({"phase": "RUNNING"}), write(LAUNCHED)),
+    "I7 attempts count the intents": (write({"attempt": 1}), write(LAUNCHED)),
+    "I7 desired goes to STOP once": (write({"desired": "RUN"}, {"desired": "STOP"}), write({"desired": "STOP"})),
+    "I8 fencing": (fences(2, 1), fences(1, 2)),
+    "I9 an ARN stays": (write({"task_arn": "b"}, {"task_arn": "a", "phase": "STARTED"}), write({"task_arn": "a"})),
+    "I9 news only gets newer": (write({"ecs_version": 1}, {"ecs_version": 2}), write({"ecs_version": 1})),
+    "I10 EXITED means STOPPED": (ended(0), ended(0, *GONE)),
+    "I10 the exit code is our container's": (ended(7, *GONE), ended(0, *GONE)),
+    "I10 ended means ended": (
+        [*(r := Row()).launched(), r.write(phase="FAILED_START")],
+        [*(r := Row()).launched(), *GONE, r.write(2.0, phase="FAILED_START")],
+    ),
+    "I11 no event makes a success": ([ti("success", why="event success")], [ti("success", why="reported")]),
+    "I11 SUCCESS is for RESTARTING only": ([ti("running"), emit("success")], [ti("restarting"), emit("success")]),
+    "I11 RESTARTING hears SUCCESS": ([applied("failed", "restarting")], [applied("success", "restarting")]),
+    "I12 an event is for its own queueing": ([applied("failed", "queued", "t1-2")], [applied("failed", "queued")]),
+    "I12 what is SCHEDULED is not failed": ([applied("failed", "scheduled")], [applied("failed", "queued")]),
+    "I13 only ends are acknowledged": (told("PENDING", ext=None), told("CANCELLED", ext=None)),
+    "I13 acknowledged means nothing is left to tell": (told("CANCELLED"), told("CANCELLED", ext="t1-2")),
+    "I14 a reported success stays": (
+        [ti("success"), ti("failed", why="marked by a user")],
+        [ti("running"), ti("failed", why="marked by a user")],
+    ),
+    "I14 what runs is not failed": (
+        [*Row().launched(), ti("running"), admission(), ti("failed", why="event")],
+        [*Row().launched(), ti("running"), admission(), at(1, "user_end", arn="a", ti=""), ti("failed", why="event")],
+    ),
+    "I15 a healed world comes to rest": ([end(tis=["t1 queued"])], [end(rest=True)]),
+    "I16 no orphan survives": ([end(tasks=["a"])], alive_at_the_end(phase="RUNNING")),
+    "I17 what is queued has a row": (waits(1000), waits(800)),
+    "I18 only what is done is forgotten": (forgotten(*GONE), forgotten(*GONE, acked_version=6)),
+    "I18 nothing alive is forgotten": (forgotten(acked_version=6), forgotten(*GONE, acked_version=6)),
+    "I20 calls stay below the rate": ([stop(arn="x")] * 141, [stop(arn="x")] * 140),
+    "I21 no secret is stored or told": ([emit("failed", info="eyJhbGciOi")], [emit("failed", info="exit code 1")]),
+    "I22 what is not wanted is stopped": (alive_at_the_end(desired="STOP"), alive_at_the_end(phase="RUNNING")),
+    "I23 LOST only if ECS knows nothing": (
+        [*(r := Row()).launched(), r.write(phase="LOST")],
+        [*(r := Row()).launched(), *GONE, at(2, "forgotten", arn="a"), r.write(3.0, phase="LOST")],
+    ),
+    "I24 what has ended holds no slot": (slot(("t1", 1)), slot()),
+    "S1 tasks of others are not touched": ([at(0, "foreign", arn="f"), stop("f")], [stop("f")]),
+    "S2 what is wanted is not stopped": (wanted("RUNNING"), wanted("STOPPING")),
+    "S3 logs are uploaded to their end": (cut(60), cut(200)),
+    "S4 no event overwrites the id": ([emit("running")], [emit("failed")]),
+    "S5 a callback's exit code is its outcome": (callback("success", 1), callback("failed", 1)),
+    "S6 nothing is unforeseen": ([at(1, "unforeseen", who="daemon", error="KeyError")], []),
+    "W1 waiting fails no task": (failing("stuck too often"), failing("reported")),
+    "W2 no trouble of others fails a task": (failing("event failed"), failing("event failed", EXIT, POISON)),
+    "W3 what is invalid is not sent": ([POISON, *Row().launched()], Row().launched()),
+}
+"""By rule: a history that breaks it, and its mended twin."""
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_broken_rule_is_seen(rule: str) -> None:
+    broken, mended = CASES[rule]
+    assert rule in {violation.rule for violation in check(broken)}
+    assert rule not in {violation.rule for violation in check(mended)}
+
+
+def test_every_rule_has_its_case() -> None:
+    source = (Path(__file__).parent / "check.py").read_text()
+    assert set(re.findall(r'self\.broken\(\s*"([^"]+)"', source)) == CASES.keys()
+
+
+def test_a_start_that_runs_for_long_is_not_late() -> None:
+    rule = "S2 what is wanted is not stopped"
+    assert rule in {violation.rule for violation in check(late_stop(500))}
+    assert rule not in {violation.rule for violation in check(late_stop(900))}
+
+
+def test_a_violation_names_those_whom_its_story_is_about() -> None:
+    checker = Checker()
+    (violation,) = checker.check(write({"phase": "RUNNING"}))
+    assert violation.ids == ("t1-1",)
+    assert "I7" in str(violation)
