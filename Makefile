@@ -30,6 +30,9 @@ test-fast: .venv/.installed ## The tests that start no Airflow
 sim: .venv/.installed ## Simulate N worlds from seed SEED: everything fails, nothing may go wrong (N=1000 SEED=0)
 	@$(BIN)/python -m tests.sim $(or $(N),1000) $(or $(SEED),0)
 
+chaos: .venv/.installed ## Real processes on a real database and a bad network: N worlds from seed SEED (N=10 SEED=1)
+	@$(BIN)/python -m tests.chaos $(or $(N),10) $(or $(SEED),1)
+
 format: .venv/.installed ## Format the code, mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
@@ -66,4 +69,4 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
 	@touch $@
 
-.PHONY: help install demo check test test-fast sim format docs lock clean
+.PHONY: help install demo check test test-fast sim chaos format docs lock clean

@@ -45,7 +45,8 @@ class Postgres:
 
     def __init__(self, socket_dir: Path, user: str) -> None:
         self._socket_dir = socket_dir
-        self._user = user
+        self.user = user
+        self.socket = socket_dir / ".s.PGSQL.5432"
         self._made = 0
         self.run(f"CREATE DATABASE {_MIGRATED}")
         migrated = make_engine(self.url(_MIGRATED))
@@ -53,7 +54,7 @@ class Postgres:
         migrated.dispose()
 
     def url(self, database: str, driver: str = "postgresql") -> str:
-        return f"{driver}://{self._user}@/{database}?host={self._socket_dir}"
+        return f"{driver}://{self.user}@/{database}?host={self._socket_dir}"
 
     def new_database(self) -> str:
         """The name of a fresh database. Names are never used twice."""

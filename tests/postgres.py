@@ -44,13 +44,18 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL to the server and to all its processes, as the kernel does it when memory runs out."""
-        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        lock = self._data / "postmaster.pid"
+        postmaster = int(lock.read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # so that it starts no more of them
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         for pid in (postmaster, *map(int, children)):
             os.kill(pid, signal.SIGKILL)
-        for pid in map(int, children):  # a new server refuses to start while one of them has the shared memory
-            while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        for pid in (postmaster, *map(int, children)):
+            while _runs(pid):
                 os.sched_yield()
+        # Their parent may not have reaped them; to the next server a dead process looks like one that still runs.
+        lock.unlink()
+        (self.folder / ".s.PGSQL.5432.lock").unlink()
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         subprocess.run(
@@ -61,6 +66,13 @@ class Server:
             timeout=60,
             **self._as_user,
         )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Final
 
 from reconciler.localecs.session import kill_session
 
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Process"]
 
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG: Final = 1
+"""linux/prctl.h: the signal that a process gets when the thread that started it ends."""
+
 
 class Process:
     """A command that can be started, stopped, killed and started again. Its output is appended to `log`.
 
     Each start is a session of its own, so that Ctrl-C in the terminal reaches only us and we end the rest in order.
+    Should we be killed, which nobody can answer with order, Linux tells each of them to end.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
@@ -41,6 +48,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls the kernel and nothing else
             )
 
     @property
@@ -86,3 +94,8 @@ class Process:
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _end_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

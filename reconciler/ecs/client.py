@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from reconciler import __version__
@@ -18,6 +19,8 @@ CONNECT_TIMEOUT: Final = 5.0
 """Seconds to reach ECS."""
 READ_TIMEOUT: Final = 20.0
 """Seconds to wait for an answer. RunTask answers in a fraction of one; giving up leaves a launch unknown."""
+STS_ATTEMPTS: Final = 2
+"""How often credentials are asked for before a call that needs them is given up."""
 
 
 def make_client(region: str, *, threads: int, session: boto3.Session | None = None) -> ECSClient:
@@ -36,4 +39,14 @@ def make_client(region: str, *, threads: int, session: boto3.Session | None = No
         tcp_keepalive=True,
         user_agent_extra=f"airflow-ecs-reconciler/{__version__}",
     )
-    return (session or boto3.Session()).client("ecs", region_name=region, config=config)
+    return (session or _chain()).client("ecs", region_name=region, config=config)
+
+
+def _chain() -> boto3.Session:
+    """boto3's own chain of credentials. Roles come from STS, which boto3 would wait for one minute, five times."""
+    session = botocore.session.get_session()
+    retries = {"mode": "standard", "total_max_attempts": STS_ATTEMPTS}
+    session.set_default_client_config(
+        Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, retries=retries)  # type: ignore[arg-type] # a plain dict
+    )
+    return boto3.Session(botocore_session=session)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler import manager as manager_module
 from reconciler.clock import SystemClock
 from reconciler.controllers import Result
 from reconciler.core.errors import EcsThrottled, LeaseLost, StoreUnavailable
@@ -185,6 +186,34 @@ class TestManager:
         assert not running.is_alive()
         assert [lease.epoch for lease in finished] == [1]
         assert diary.terms == [1, None]
+        assert store.hold("test/region", "other", timedelta(seconds=1)) is not None
+
+    def test_a_pass_that_hangs_holds_up_neither_the_end_nor_the_lease(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(manager_module, "PASSES_SECONDS", 0.1)
+        clock, hangs, released = SystemClock(), threading.Event(), threading.Event()
+        finished: list[Lease] = []
+
+        class Hanging(Scripted):
+            def reconcile(self, lease: Lease) -> Result:
+                hangs.set()
+                released.wait()
+                return super().reconcile(lease)
+
+        store = SqlStore(engine, "test")
+        leader = Elector(store, clock, name="test/region", holder="one", ttl=15)
+        manager = Manager([Hanging(Result(1))], leader, clock, Diary(), finish=finished.append)
+        running = threading.Thread(target=manager.run)
+        running.start()
+        assert hangs.wait(30)
+        clock.stop()
+        running.join(30)
+        alive = running.is_alive()
+        released.set()
+        assert not alive
+        # What has not ended may still be at work on the same answers.
+        assert finished == []
         assert store.hold("test/region", "other", timedelta(seconds=1)) is not None
 
     def test_a_loop_that_hangs_is_named(self, engine: Engine) -> None:
