@@ -178,8 +178,15 @@ class ReconcilerOptions(SharedOptions):
     orphan_grace: Seconds = Field(
         600.0, description="Seconds for which an ECS task that no workload claims is left alone before it is stopped."
     )
-    http_host: str = Field("127.0.0.1", description="Address on which /metrics, /livez and /readyz are served.")
+    http_host: str = Field("127.0.0.1", description="Address on which metrics, probes and page are served.")
     http_port: int = Field(9102, ge=0, le=65535, description="Port of the same. 0: any free port.")
+    status_page: bool = Field(True, description="Whether the same port serves the status page and its JSON.")
+    status_page_token: str | None = Field(
+        None,
+        description="What a reader of the status page must give (as `Authorization: Bearer ...`, or on the page). "
+        "Unset: whoever reaches the port may read it.",
+        json_schema_extra={"sensitive": True},
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the daemon writes its log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the daemon logs.")
 
@@ -207,6 +214,8 @@ class DaemonSettings:
     profile: Profile
     policy: Policy
     sql_alchemy_conn: str
+    airflow_url: str | None = None
+    """Where Airflow's pages are, for links."""
 
 
 def shim_settings(read: Read) -> ShimSettings:
@@ -252,7 +261,14 @@ def daemon_settings(read: Read) -> DaemonSettings:
     policy = Policy(
         max_run_task_attempts=ecs.max_run_task_attempts, start_timeout=timedelta(seconds=options.start_timeout)
     )
-    return DaemonSettings(options=options, ecs=ecs, profile=profile, policy=policy, sql_alchemy_conn=connection)
+    return DaemonSettings(
+        options=options,
+        ecs=ecs,
+        profile=profile,
+        policy=policy,
+        sql_alchemy_conn=connection,
+        airflow_url=read("api", "base_url") or None,
+    )
 
 
 def _run_task(ecs: EcsExecutorOptions, problems: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,9 @@ from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
 from reconciler.manager import Manager
 from reconciler.metrics import Metrics
+from reconciler.page.board import Board
+from reconciler.page.pages import Pages
+from reconciler.page.source import DaemonSource
 from reconciler.server import HttpServer
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
@@ -55,15 +59,19 @@ REPORT_INTERVAL: Final = 2.0
 class Leading:
     """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
 
-    def __init__(self, metrics: Metrics, limiter: Limiter) -> None:
-        self.passed = metrics.passed
-        self._metrics, self._limiter = metrics, limiter
+    def __init__(self, metrics: Metrics, limiter: Limiter, board: Board) -> None:
+        self._metrics, self._limiter, self._board = metrics, limiter, board
+
+    def passed(self, controller: str, result: str, seconds: float) -> None:
+        self._metrics.passed(controller, result, seconds)
+        self._board.passed(controller, result, seconds)
 
     def leading(self, epoch: int | None) -> None:
         if epoch is not None and epoch > 1:
             # The leader before us may have used up the account's tokens a moment ago.
             self._limiter.start_empty()
         self._metrics.leading(epoch)
+        self._board.leading(epoch)
 
 
 class Report:
@@ -72,13 +80,22 @@ class Report:
     name = "report"
 
     def __init__(
-        self, store: SqlStore, metrics: Metrics, gates: dict[str, Gate], adopt: Adopt, limiter: Limiter
+        self,
+        store: SqlStore,
+        adopt: Adopt,
+        limiter: Limiter,
+        *,
+        gates: dict[str, Gate],
+        metrics: Metrics,
+        board: Board,
     ) -> None:
-        self._store, self._metrics = store, metrics
+        self._store, self._metrics, self._board = store, metrics, board
         self._gates, self._adopt, self._limiter = gates, adopt, limiter
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
-        self._metrics.counted(self._store.counts(), self._gates, self._adopt, self._limiter.levels())
+        counts = self._store.counts()
+        self._metrics.counted(counts, self._gates, self._adopt, self._limiter.levels())
+        self._board.counted(counts, {name: gate.reason for name, gate in self._gates.items()}, self._adopt.breakers())
         return Result(requeue_after=REPORT_INTERVAL)
 
 
@@ -86,7 +103,9 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
     """Reconcile until `clock` is stopped. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
-    store = SqlStore(engine, options.deployment)
+    unix = time.time  # noqa: TID251 - times for people, never compared with a row's
+    board = Board(unix)
+    store = SqlStore(engine, options.deployment, on_saved=board.saved)
     metrics = Metrics(options.max_running_tasks)
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
     gateway = Gateway(
@@ -121,7 +140,19 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
 
-    server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready)
+    source = DaemonSource(
+        engine,
+        options.deployment,
+        options.max_running_tasks,
+        board,
+        gates,
+        elector.lease,
+        limiter.levels,
+        unix,
+        settings.airflow_url,
+    )
+    pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
+    server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready, pages=pages)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
@@ -168,14 +199,14 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock)
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, metrics, gates, adopt, limiter),
+            Report(store, adopt, limiter, gates=gates, metrics=metrics, board=board),
         ]
 
         def finish(lease: Lease) -> None:
             calls.drain(FINISH_SECONDS)
             launch.record(lease)
 
-        manager = Manager(controllers, elector, clock, Leading(metrics, limiter), finish=finish)
+        manager = Manager(controllers, elector, clock, Leading(metrics, limiter, board), finish=finish)
         manager.run()
     finally:
         calls.close()

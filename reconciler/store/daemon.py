@@ -20,7 +20,7 @@ from reconciler.store.rows import batches, insert_into, read, read_now, snapshot
 from reconciler.store.schema import attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Engine, Select
@@ -37,8 +37,12 @@ class SqlStore:
     update = statements.UPDATE
     intend = statements.INTEND
 
-    def __init__(self, engine: Engine, deployment: str) -> None:
+    def __init__(
+        self, engine: Engine, deployment: str, on_saved: Callable[[Sequence[Change]], None] = lambda _: None
+    ) -> None:
+        """`on_saved` hears of every change that was committed."""
         self._engine = engine
+        self._on_saved = on_saved
         self._writer = writing(engine)
         self._deployment = deployment
 
@@ -115,6 +119,7 @@ class SqlStore:
         with self._write(lease) as conn:
             won = self._swap(conn, changes)
             self._note_attempts(conn, won, lease)
+        self._on_saved(won)
         return [new for _, new in won]
 
     def prune(self, older_than: timedelta, limit: int, lease: Lease) -> int:
