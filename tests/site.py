@@ -35,14 +35,10 @@ class Site:
 
     def __init__(self, ecs: LocalEcs, home: Path) -> None:
         self.ecs, self.home = ecs, home
-        self.url = f"sqlite:///{home}/airflow.db"
-        self.engine: Engine = make_engine(self.url)
-        self.store = SqlStore(self.engine, "test")
         self.clock = SystemClock()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))},
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url,
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://127.0.0.1:1/execution/",
             "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,
             "AIRFLOW__ECS_RECONCILER__DEPLOYMENT": "test",
@@ -59,6 +55,13 @@ class Site:
             "AWS_SECRET_ACCESS_KEY": "goes",
             "COLUMNS": "200",
         }
+        self.use(f"sqlite:///{home}/airflow.db")
+
+    def use(self, url: str) -> None:
+        """Let everything of this site work on the database at `url`."""
+        self.url = self.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
+        self.engine: Engine = make_engine(url)
+        self.store = SqlStore(self.engine, "test")
 
     def call(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "reconciler", *arguments]

@@ -62,10 +62,10 @@ def _pending(w: Workload, now: datetime, around: Circumstances) -> str:
         return f"is to be cancelled: {w.desired_reason or 'not wanted any more'}"
     if not around.leading:
         return "waits for a daemon: none leads"
-    if w.not_before is not None and w.not_before > now:
-        return f"waits {duration(w.not_before - now)} before attempt {w.attempt + 1}{last}"
     if around.held:
         return f"launches are held: {around.held}"
+    if w.not_before is not None and w.not_before > now:
+        return f"waits {duration(w.not_before - now)} before attempt {w.attempt + 1}{last}"
     if around.headroom == 0:
         return f"waits for a free slot{last}"
     return f"waits for its launch, or for its predecessor's container to end{last}"

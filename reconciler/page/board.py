@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.phase import Phase
-from reconciler.core.why import is_problem, why
+from reconciler.core.why import duration, is_problem, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -182,6 +182,21 @@ def _share(values: Iterable[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) if ordered else None
 
 
+def _said(old: Workload, new: Workload) -> str:
+    """What has just happened. What is, is said by `why`."""
+    if new.phase is Phase.LAUNCHING:
+        return f"to be launched, {_since(old.created_at, new.intent_at)} after it was queued"
+    if new.phase is Phase.STARTED:
+        return "ECS accepted it"
+    if new.phase is Phase.RUNNING:
+        return f"runs, {_since(new.intent_at, new.started_at or new.updated_at)} after its intent"
+    return why(new, new.updated_at) if new.updated_at else ""
+
+
+def _since(begin: datetime | None, end: datetime | None) -> str:
+    return duration(end - begin) if begin and end else "some time"
+
+
 def _event(old: Workload, new: Workload) -> dict[str, Any]:
     at = new.updated_at
     return {
@@ -192,6 +207,6 @@ def _event(old: Workload, new: Workload) -> dict[str, Any]:
         "from": old.phase.value,
         "phase": new.phase.value,
         "attempt": new.attempt,
-        "what": why(new, at) if at else "",
+        "what": _said(old, new),
         "problem": is_problem(new),
     }

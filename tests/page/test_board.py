@@ -129,7 +129,13 @@ SOON = START + timedelta(seconds=30)
             "is to be cancelled: cleared",
         ),
         (
-            {"phase": Phase.STARTED, "intent_at": START, "last_status": "PENDING", "attempt": 2, "reason": "no capacity"},
+            {
+                "phase": Phase.STARTED,
+                "intent_at": START,
+                "last_status": "PENDING",
+                "attempt": 2,
+                "reason": "no capacity",
+            },
             Circumstances(),
             "PENDING for 30 s, attempt 2 after: no capacity",
         ),

@@ -23,13 +23,14 @@ function drawn(name, attributes, text) {
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  const s = Math.max(0, Math.round(seconds));
+  if (seconds < 10) return `${Math.max(0, Math.round(seconds * 10) / 10)} s`;
+  const s = Math.round(seconds);
   if (s < 60) return `${s} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
-const clock = (unix) => new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = (unix) => new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 async function get(path) {
   const answer = await fetch(`api/v1/${path}`, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
@@ -56,12 +57,10 @@ function plot(place, columns, at, { step, unit = "" }) {
     svg.append(drawn("text", { x: width - 4, y: height - 3, "text-anchor": "end" }, "now"));
   }
   for (const column of columns) {
-    let path = "", pen = "M";
-    column.values.forEach((value, i) => {
-      if (value === null) { pen = column.gaps ? "M" : pen; return; }
-      path += `${pen}${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
-      pen = "L";
-    });
+    const points = column.values.map((value, i) => [x(i), value]).filter(([, value]) => value !== null);
+    // One point alone is drawn as a short dash, or nothing would be seen of a daemon that has just begun.
+    if (points.length === 1) points.unshift([points[0][0] - 6, points[0][1]]);
+    const path = points.map(([at_, value], i) => `${i ? "L" : "M"}${at_.toFixed(1)} ${y(value).toFixed(1)}`).join("");
     const line = drawn("path", { d: path || "M0 0", fill: "none", "stroke-width": 1.8, "stroke-linejoin": "round", "vector-effect": "non-scaling-stroke", ...(column.dash ? { "stroke-dasharray": "4 3" } : {}) });
     line.style.stroke = `var(--${column.colour})`;
     svg.append(line);
@@ -105,7 +104,7 @@ function showStatus(status) {
 function showHistory(status, history) {
   const perMinute = 60 / history.step_seconds;
   const last = (name, count) => history[name].slice(-count - 1, -1);
-  const launched = last("launched", 2 * perMinute);
+  const launched = history.at.length > 1 ? last("launched", 2 * perMinute) : history.launched;
   $("rate").textContent = launched.length ? Math.round(launched.reduce((a, b) => a + b, 0) / launched.length * perMinute) : "–";
   const bucket = status.launches && status.launches.buckets.launch;
   $("allowed").textContent = bucket ? `${Math.round(bucket.allowed * 60)} a minute` : "–";
@@ -154,7 +153,7 @@ function showWorkloads(found) {
       element("td", {}, w.kind === "callback" ? `callback ${w.exec_id}` : `${w.dag_id}.${w.task_id}${index}`, element("span", { class: "run" }, `${w.run_id} try ${w.try_number}`)),
       element("td", {}, element("span", { class: `phase ${w.phase}` }, w.phase)),
       element("td", {}, w.why),
-      element("td", { "data-label": "queue" }, w.queue),
+      element("td", { class: "queue", "data-label": "queue" }, w.queue),
       element("td", { class: "tight", "data-label": "attempt" }, w.attempt || ""),
       element("td", { class: "tight", "data-label": "age" }, duration(w.age_seconds)),
       element("td", { class: "tight" }, ...links));
