@@ -253,8 +253,15 @@ class ReconcilerOptions(SharedOptions):
     orphan_grace: Seconds = Field(
         600.0, description="Seconds for which an ECS task that no workload claims is left alone before it is stopped."
     )
-    http_host: str = Field("127.0.0.1", description="Address on which /metrics, /livez and /readyz are served.")
+    http_host: str = Field("127.0.0.1", description="Address on which metrics, probes and page are served.")
     http_port: int = Field(9102, ge=0, le=65535, description="Port of the same. 0: any free port.")
+    status_page: bool = Field(True, description="Whether the same port serves the status page and its JSON.")
+    status_page_token: str | None = Field(
+        None,
+        description="What a reader of the status page must give (as `Authorization: Bearer ...`, or on the page). "
+        "Unset: whoever reaches the port may read it.",
+        json_schema_extra={"sensitive": True},
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the daemon writes its log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the daemon logs.")
 
@@ -286,6 +293,8 @@ class DaemonSettings:
     profiles: Profiles
     policy: Policy
     sql_alchemy_conn: str
+    airflow_url: str | None = None
+    """Where Airflow's pages are, for links."""
 
     @property
     def longest_start_timeout(self) -> timedelta:
@@ -329,7 +338,14 @@ def daemon_settings(read: Read) -> DaemonSettings:
     if problems:
         raise ConfigError(problems)
     limits = Policy(max_run_task_attempts=ecs.max_run_task_attempts)
-    return DaemonSettings(options=options, ecs=ecs, profiles=profiles, policy=limits, sql_alchemy_conn=connection)
+    return DaemonSettings(
+        options=options,
+        ecs=ecs,
+        profiles=profiles,
+        policy=limits,
+        sql_alchemy_conn=connection,
+        airflow_url=read("api", "base_url") or None,
+    )
 
 
 def _profiles(

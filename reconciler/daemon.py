@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,9 @@ from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
 from reconciler.manager import Manager
 from reconciler.metrics import Metrics
+from reconciler.page.board import Board
+from reconciler.page.pages import Pages
+from reconciler.page.source import DaemonSource
 from reconciler.server import HttpServer
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
@@ -42,6 +46,8 @@ from reconciler.store.migrate import at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import boto3
     from sqlalchemy import Engine
 
@@ -61,20 +67,26 @@ LAUNCHES_AT_ONCE: Final = 32
 FINISH_SECONDS: Final = 5.0
 """How long the end of the process waits for answers that are under way."""
 REPORT_INTERVAL: Final = 2.0
+API_SERVER: Final = "api_server"
+"""The cause that holds launches when Airflow's API server refuses everybody."""
 
 
 class Leading:
     """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
 
-    def __init__(self, metrics: Metrics, limiter: Limiter) -> None:
-        self.passed = metrics.passed
-        self._metrics, self._limiter = metrics, limiter
+    def __init__(self, metrics: Metrics, limiter: Limiter, board: Board) -> None:
+        self._metrics, self._limiter, self._board = metrics, limiter, board
+
+    def passed(self, controller: str, result: str, seconds: float) -> None:
+        self._metrics.passed(controller, result, seconds)
+        self._board.passed(controller, result, seconds)
 
     def leading(self, epoch: int | None) -> None:
         if epoch is not None and epoch > 1:
             # The leader before us may have used up the account's tokens a moment ago.
             self._limiter.start_empty()
         self._metrics.leading(epoch)
+        self._board.leading(epoch)
 
 
 class Report:
@@ -82,38 +94,41 @@ class Report:
 
     name = "report"
 
-    def __init__(  # noqa: PLR0917 - all that it reports about
+    def __init__(
         self,
         store: SqlStore,
-        metrics: Metrics,
-        ecs_gates: dict[str, Gate],
-        api_gate: Gate,
         adopt: Adopt,
         limiter: Limiter,
+        *,
+        held: Callable[[], dict[str, str]],
+        metrics: Metrics,
+        board: Board,
     ) -> None:
-        self._store, self._metrics = store, metrics
-        self._ecs_gates, self._api_gate = ecs_gates, api_gate
-        self._adopt, self._limiter = adopt, limiter
+        self._store, self._adopt, self._limiter = store, adopt, limiter
+        self._held, self._metrics, self._board = held, metrics, board
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
-        held = {
-            "ecs": any(gate.reason for gate in self._ecs_gates.values()),
-            "api_server": self._api_gate.reason is not None,
-        }
-        self._metrics.counted(self._store.counts(), held, self._adopt, self._limiter.levels())
+        counts, held = self._store.counts(), self._held()
+        causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
+        self._metrics.counted(counts, causes, self._adopt, self._limiter.levels())
+        self._board.counted(counts, held, self._adopt.breakers())
         return Result(requeue_after=REPORT_INTERVAL)
 
 
-def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session) -> None:
+def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which things begin
+    settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session
+) -> None:
     """Reconcile until `clock` is stopped. `session` brings the AWS credentials. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
-    metrics, fallbacks = Metrics(options.max_running_tasks), Fallbacks()
+    unix = time.time  # noqa: TID251 - times for people, never compared with a row's
+    metrics, fallbacks, board = Metrics(options.max_running_tasks), Fallbacks(), Board(unix)
 
     def moved(old: Workload, new: Workload) -> None:
         metrics.moved(old, new)
         fallbacks.moved(old, new, clock.monotonic())
+        board.moved(old, new)
 
     store = SqlStore(engine, options.deployment, moved, metrics.unreadable)
     access = Access(metrics.called)
@@ -140,6 +155,12 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     )
     manager: Manager | None = None
 
+    def held() -> dict[str, str]:
+        """Why launches are held: by profile, by Airflow's API server, by credentials."""
+        reasons = {name: gate.reason for name, gate in ecs_gates.items()}
+        reasons |= {API_SERVER: api_gate.reason, "credentials": access.reason}
+        return {cause: reason for cause, reason in reasons.items() if reason}
+
     def live() -> tuple[bool, str]:
         stuck = manager.stuck() if manager else []
         return not stuck, f"these loops hang: {', '.join(stuck)}" if stuck else "ok"
@@ -147,14 +168,23 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     def ready() -> tuple[bool, str]:
         if manager is None:
             return False, "; ".join(["starting", *waits_for])
-        gates = (*ecs_gates.values(), api_gate)
-        reasons = {reason: None for gate in gates if (reason := gate.reason)} if elector.lease() else {}
-        reasons |= {access.reason: None} if access.reason and elector.lease() else {}
-        if reasons:
+        if reasons := dict.fromkeys(held().values() if elector.lease() else ()):
             return False, "; ".join(reasons)
         return elector.reachable, "leading" if elector.lease() else "standing by"
 
-    server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready)
+    source = DaemonSource(
+        engine,
+        options.deployment,
+        options.max_running_tasks,
+        board,
+        held,
+        elector.lease,
+        limiter.levels,
+        unix,
+        settings.airflow_url,
+    )
+    pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
+    server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready, pages=pages)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
@@ -204,14 +234,14 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, metrics, ecs_gates, api_gate, adopt, limiter),
+            Report(store, adopt, limiter, held=held, metrics=metrics, board=board),
         ]
 
         def finish(lease: Lease) -> None:
             calls.drain(FINISH_SECONDS)
             launch.record(lease)
 
-        manager = Manager(controllers, elector, clock, Leading(metrics, limiter), finish=finish)
+        manager = Manager(controllers, elector, clock, Leading(metrics, limiter, board), finish=finish)
         manager.run()
     finally:
         calls.close()

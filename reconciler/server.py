@@ -1,17 +1,20 @@
-"""The daemon's HTTP port: /metrics, /livez and /readyz. It serves no verb that changes anything."""
+"""The daemon's HTTP port: /metrics, /livez, /readyz and the status page. It serves no verb that changes anything."""
 
 from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from prometheus_client import CollectorRegistry
+
+    from reconciler.page.pages import Pages
 
 __all__ = ["HttpServer"]
 
@@ -19,10 +22,20 @@ Check = tuple[bool, str]
 
 
 class HttpServer:
-    """Serves in threads of its own until closed. `live` and `ready` return whether, and why (not)."""
+    """Serves in threads of its own until closed. `live` and `ready` return whether, and why (not).
+
+    `pages`: the status page. None: it is switched off.
+    """
 
     def __init__(
-        self, host: str, port: int, registry: CollectorRegistry, live: Callable[[], Check], ready: Callable[[], Check]
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        live: Callable[[], Check],
+        ready: Callable[[], Check],
+        *,
+        pages: Pages | None = None,
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10
@@ -35,13 +48,19 @@ class HttpServer:
                 elif path in ("/livez", "/readyz"):
                     good, why = live() if path == "/livez" else ready()
                     self._answer(200 if good else 503, f"{why}\n".encode(), "text/plain; charset=utf-8")
+                elif pages and (page := pages.answer(self.path, self.headers.get("Authorization", ""))):
+                    self._answer(page.status, page.body, page.content_type, page.headers)
                 else:
                     self._answer(404, b"try /metrics, /livez or /readyz\n", "text/plain; charset=utf-8")
 
-            def _answer(self, status: int, body: bytes, content_type: str) -> None:
+            def _answer(
+                self, status: int, body: bytes, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -11,6 +11,7 @@ from sqlalchemy import NullPool, create_engine, func, select, text, update
 
 from reconciler.core.phase import Phase
 from reconciler.core.task import Spec, Workload
+from reconciler.localecs import LocalEcs, Settings
 from reconciler.store import shim
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine, writing
@@ -18,6 +19,7 @@ from reconciler.store.migrate import migrate
 from reconciler.store.rows import WHOLE, read
 from reconciler.store.schema import attempts, metadata, workloads
 from tests.postgres import postgres_server
+from tests.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -202,3 +204,13 @@ class Deployment:
 def prod(engine: Engine) -> Deployment:
     """The deployment `prod` on each supported database."""
     return Deployment(engine)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A database with tables, a local ECS, and an environment in which daemons and commands run."""
+    with LocalEcs(settings=Settings.unthrottled(), directory=tmp_path, stop_grace=0.5) as ecs:
+        made = Site(ecs, tmp_path)
+        migrate(made.engine)
+        yield made
+        made.engine.dispose()

@@ -86,6 +86,10 @@ class Adopt:
         """ARNs of live tasks that no workload claims, and when they were first seen (monotonic seconds)."""
         self.missing_breaker, self.orphan_breaker = Breaker(), Breaker()
 
+    def breakers(self) -> dict[str, bool]:
+        """Which breakers are tripped: too much looks wrong at once to act on it."""
+        return {"missing": self.missing_breaker.tripped, "orphans": self.orphan_breaker.tripped}
+
     def reconcile(self, lease: Lease) -> Result:
         if lease.epoch != self._epoch:
             # What was seen while this replica led before are not looks in a row any more.

@@ -119,7 +119,7 @@ class _Demo:
     def _stay(self, stack: Stack) -> None:
         self._print("")
         self._print(f"Airflow    {stack.url}")
-        self._print(f"daemon     {stack.daemon_url}/metrics")
+        self._print(f"status     {stack.daemon_url}/      (metrics: {stack.daemon_url}/metrics)")
         self._print(f"local ECS  AWS_ENDPOINT_URL_ECS={stack.ecs_url}")
         self._print("Ctrl-C stops it all.")
         with suppress(KeyboardInterrupt):

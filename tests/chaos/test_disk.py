@@ -14,7 +14,7 @@ from reconciler.localecs.server import DEMO_DEFINITION
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
 from reconciler.store.migrate import migrate
-from tests.daemon.test_process import Site
+from tests.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,201 @@
+"""The JSON behind the page, on each database."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reconciler.core.phase import Phase
+from reconciler.core.task import TaskKey
+from reconciler.ecs.ratelimit import Level
+from reconciler.page.board import Board
+from reconciler.page.pages import KEPT_SECONDS, Pages
+from reconciler.page.source import DaemonSource
+from reconciler.store.engine import make_engine
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tests.conftest import Deployment
+
+TOKEN = "a-token-of-a-test"
+
+
+class Site:
+    """Pages over a deployment's table, with a clock that stands still."""
+
+    def __init__(self, prod: Deployment, engine: Engine | None = None, token: str | None = None) -> None:
+        self.now = 1000.0
+        self.held: dict[str, str] = {}
+        self.board = Board(lambda: self.now)
+        source = DaemonSource(
+            engine or prod.engine,
+            prod.name,
+            10,
+            self.board,
+            lambda: self.held,
+            lambda: prod.lease,
+            lambda: {"launch": Level(16, 19.8, 19.8, 0)},
+            lambda: self.now,
+            "https://airflow.example/",
+        )
+        self.pages = Pages(source, lambda: self.now, token=token)
+
+    def get(self, target: str, authorization: str = "") -> tuple[int, dict[str, Any]]:
+        answer = self.pages.answer(target, authorization)
+        assert answer is not None
+        return answer.status, json.loads(answer.body)
+
+
+def test_the_table_is_shown_with_problems_first_and_reasons_in_words(prod: Deployment) -> None:
+    site = Site(prod)
+    prod.queue("waits", key=TaskKey("etl", "load", "r/1", 3, 2), queue="gpu")
+    prod.queue("runs")
+    prod.move("runs", Phase.LAUNCHING, Phase.STARTED)
+    arn = "arn:aws:ecs:eu-west-1:123:task/airflow/0123"
+    prod.move("runs", Phase.RUNNING, task_arn=arn, started_at=prod.store.now())
+    prod.queue("ended")
+    prod.move("ended", Phase.LAUNCHING, Phase.STARTED, Phase.RUNNING, Phase.EXITED, exit_code=0)
+    prod.queue("lost")
+    prod.move("lost", Phase.LAUNCHING, Phase.LOST, reason="nobody knows")
+
+    status, found = site.get("/api/v1/workloads")
+    assert status == 200
+    lines = {line["exec_id"]: line for line in found["workloads"]}
+    assert next(iter(lines)) == "lost"
+    assert set(lines) == {"waits", "runs", "ended", "lost"}
+    assert lines["lost"]["why"] == "nobody knows"
+    assert lines["waits"]["why"].startswith("waits for its launch")
+    assert lines["waits"]["links"] == {
+        "airflow": "https://airflow.example/dags/etl/runs/r%2F1/tasks/load/mapped/3?try_number=2"
+    }
+    assert lines["runs"]["links"]["ecs"] == (
+        "https://eu-west-1.console.aws.amazon.com/ecs/v2/clusters/airflow/tasks/0123/configuration?region=eu-west-1"
+    )
+    # What Airflow and the DAG's author gave stays in the table.
+    assert not {"spec", "params", "executor_config"} & lines["waits"].keys()
+
+    _, found = site.get("/api/v1/status")
+    assert found["table"]["quota"] == {
+        "limit": 10,
+        "used": 1,
+        "headroom": 9,
+        "running": 1,
+        "stopping": 0,
+        "starting": 0,
+        "pending": 1,
+    }
+    assert found["table"]["queues"] == {"default": {"RUNNING": 1}, "gpu": {"PENDING": 1}}
+    assert found["health"] == {"state": "ok", "reasons": []}
+    assert {c["name"]: c["backlog"] for c in found["controllers"]} == {
+        "launch": 1,
+        "adopt": 1,
+        "retry": None,
+        "cleanup": 0,
+    }
+
+
+def test_filters_choose(prod: Deployment) -> None:
+    site = Site(prod)
+    for number in range(5):
+        prod.queue(f"w{number}", key=TaskKey(f"dag{number % 2}", "t", "r", -1, 1), queue="gpu" if number else "cpu")
+    prod.move("w4", Phase.LAUNCHING)
+
+    def ids(query: str) -> set[str]:
+        return {line["exec_id"] for line in site.get(f"/api/v1/workloads?{query}")[1]["workloads"]}
+
+    assert ids("phase=PENDING&queue=gpu") == {"w1", "w2", "w3"}
+    assert ids("dag=dag0") == {"w0", "w2", "w4"}
+    assert ids("dag=dag0&phase=LAUNCHING") == {"w4"}
+    assert ids("phase=EXITED") == set()
+    assert ids("dag=%3Cscript%3E") == set()
+    few = site.get("/api/v1/workloads?limit=2")[1]
+    assert len(few["workloads"]) == 2
+    assert few["truncated"] is True
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "words"),
+    [
+        ("/api/v1/workloads?phase=WAITING", 400, "use one of PENDING, LAUNCHING"),
+        ("/api/v1/workloads?limit=0", 400, "limit: '0' is not a number from 1 to 1000"),
+        ("/api/v1/workloads?limit=99999999999999999999999", 400, "is not a number from 1 to 1000"),
+        ("/api/v1/events?limit=many", 400, "limit: 'many' is not a number from 1 to 500"),
+        ("/api/v2/status", 404, "try /api/v1/status"),
+    ],
+)
+def test_a_wrong_question_is_answered_with_a_sentence(prod: Deployment, target: str, status: int, words: str) -> None:
+    answered, body = Site(prod).get(target)
+    assert answered == status
+    assert words in body["error"]
+
+
+def test_the_database_is_asked_once_for_all_who_ask_at_the_same_time(prod: Deployment) -> None:
+    site = Site(prod)
+    assert site.get("/api/v1/workloads")[1]["workloads"] == []
+    prod.queue("new")
+    assert site.get("/api/v1/workloads")[1]["workloads"] == []
+    site.now += KEPT_SECONDS
+    assert [line["exec_id"] for line in site.get("/api/v1/workloads")[1]["workloads"]] == ["new"]
+
+
+def test_without_its_token_nothing_is_told(prod: Deployment) -> None:
+    site = Site(prod, token=TOKEN)
+    for given in ("", "Bearer", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xe4"):
+        assert site.get("/api/v1/status", given)[0] == 401
+        assert site.get("/api/v1/workloads", given)[0] == 401
+        assert site.get("/api/v1/nothing", given)[0] == 401
+    assert site.get("/api/v1/status", f"Bearer {TOKEN}")[0] == 200
+    page = site.pages.answer("/")
+    assert page is not None
+    assert page.status == 200
+
+
+def test_without_the_database_the_page_still_says_what_is_wrong(prod: Deployment) -> None:
+    gone = make_engine("sqlite:////nowhere/at/all.db")
+    site = Site(prod, gone)
+    status, found = site.get("/api/v1/status")
+    gone.dispose()
+    assert status == 200
+    assert found["table"] is None
+    assert found["health"]["state"] == "down"
+    assert "the database can not be reached" in found["health"]["reasons"][0]
+    assert site.get("/api/v1/workloads")[0] == 503
+
+
+def test_what_holds_launches_degrades_health_with_its_reason(prod: Deployment) -> None:
+    site = Site(prod)
+    site.held["ecs"] = "the security token is expired"
+    found = site.get("/api/v1/status")[1]
+    assert found["health"]["state"] == "degraded"
+    assert found["launches"]["held"] == {"ecs": "the security token is expired"}
+    site.now += KEPT_SECONDS
+    prod.queue("a")
+    assert site.get("/api/v1/workloads")[1]["workloads"][0]["why"] == (
+        "launches are held: the security token is expired"
+    )
+
+
+def test_a_controller_without_a_good_pass_degrades_health(prod: Deployment) -> None:
+    site = Site(prod)
+    site.board.passed("launch", "success", 0.1)
+    site.now += 121
+    assert site.get("/api/v1/status")[1]["health"] == {
+        "state": "degraded",
+        "reasons": ["launch has had no good pass for 2 min 1 s"],
+    }
+
+
+def test_the_page_may_load_nothing_from_elsewhere_and_stand_in_no_frame(prod: Deployment) -> None:
+    site = Site(prod)
+    for target in ("/", "/page.js", "/page.css", "/icon.svg", "/api/v1/status", "/api/v1/nothing"):
+        answer = site.pages.answer(target)
+        assert answer is not None
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert b"https://" not in answer.body
+    assert site.pages.answer("/../config.py") is None
