@@ -206,6 +206,7 @@ def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
     from reconciler.ecs.client import make_client
     from reconciler.ecs.gateway import Gateway
     from reconciler.ecs.ratelimit import Limiter
+    from reconciler.ecs.role import assumed
     from reconciler.show import Story
     from reconciler.store.daemon import SqlStore
     from reconciler.store.inspect import attempts_of
@@ -213,8 +214,11 @@ def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
     task, error = None, None
     if w.task_arn and not w.terminal:
         clock, store = SystemClock(), SqlStore(engine, settings.options.deployment)
+        region = w.shard.partition("/")[0] or settings.ecs.region_name
+        roles = {profile.shard: profile.role_arn for profile in settings.profiles.all()}
+        role_arn, session = roles.get(w.shard), _aws(settings, clock)
         gateway = Gateway(
-            make_client(settings.ecs.region_name, threads=1, session=_aws(settings, clock)),
+            make_client(region, threads=1, session=assumed(session, role_arn, region) if role_arn else session),
             Limiter(clock, launch_rate=1, launch_burst=1),
             clock,
             deployment=settings.options.deployment,

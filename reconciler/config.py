@@ -22,7 +22,7 @@ from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.parameters import camel_case, over, settled
 from reconciler.core.profiles import DEFAULT, Profiles
 from reconciler.core.runtask import Profile
-from reconciler.queues import QueueOptions, own_options, profile_options, shares
+from reconciler.queues import QueueOptions, own_options, profile_options, shard_problems, shares
 
 __all__ = [
     "ConfigError",
@@ -363,12 +363,15 @@ def _profiles(
         if its_ecs and own:
             named[queue] = _profile(queue, its_ecs, own, options, api, found)
         problems += [f'[ecs_reconciler] queues: "{queue}": {problem}' for problem in found]
-    return Profiles(
+    profiles = Profiles(
         default=named.pop(DEFAULT, default),
         named=named,
         default_queue=read("operators", "default_queue") or DEFAULT,
         unknown_fails=options.unknown_queue == "fail",
     )
+    if not problems:
+        problems += shard_problems(profiles, options.max_running_tasks)
+    return profiles
 
 
 def _profile(  # noqa: PLR0917 - what a profile is made of
@@ -385,6 +388,7 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
     return Profile(
         name=name,
         region=ecs.region_name,
+        role_arn=own.role_arn,
         cluster=ecs.cluster,
         container_name=ecs.container_name,
         run_task=_run_task(ecs),

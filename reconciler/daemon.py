@@ -1,253 +1,274 @@
-"""The daemon, put together: settings in, the manager running, the lease released at the end."""
+"""The daemon, put together: settings in, one shard at work for each account and region, leases released at the end."""
 
 from __future__ import annotations
 
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
+import threading
 import time
-from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from reconciler.calls import CallPool
-from reconciler.checks import CLUSTER, check_profile
-from reconciler.controllers import Controller, Result
-from reconciler.controllers.adopt import Adopt
-from reconciler.controllers.cleanup import Cleanup
-from reconciler.controllers.launch import Launch
-from reconciler.controllers.retry import Retry
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
-from reconciler.core.finding import Level
-from reconciler.core.gate import Gate
-from reconciler.core.parameters import on_fargate
-from reconciler.core.phase import LIVE
-from reconciler.core.profiles import DEFAULT
-from reconciler.core.spot import Fallbacks
-from reconciler.ecs.access import Access
-from reconciler.ecs.client import make_client
-from reconciler.ecs.gateway import READERS, Gateway
-from reconciler.ecs.loggroups import LogGroups
-from reconciler.ecs.ratelimit import Limiter
-from reconciler.lease import Elector
-from reconciler.manager import Manager
+from reconciler.lease import Crowd
+from reconciler.manager import END_SECONDS as END_OF_LEASE_SECONDS
+from reconciler.manager import PASSES_SECONDS
 from reconciler.metrics import Metrics
 from reconciler.page.board import Board
 from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
+from reconciler.seams import shard_lease
 from reconciler.server import HttpServer
+from reconciler.shard import REPORT_INTERVAL, Common, Shard
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
-from reconciler.store.inspect import holders
 from reconciler.store.migrate import at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import boto3
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
     from reconciler.config import DaemonSettings
-    from reconciler.core.profiles import Profiles
-    from reconciler.core.runtask import Profile
-    from reconciler.core.task import Workload
-    from reconciler.seams import Delivery, Lease
+    from reconciler.ecs.ratelimit import Level
+    from reconciler.seams import Counts, Delivery, Lease
 
 __all__ = ["run_daemon"]
 
 log = structlog.get_logger()
 
-LAUNCHES_AT_ONCE: Final = 32
-"""RunTask calls under way at once. At 20 a second and 600 ms for the slowest hundredth, 12 would do."""
-FINISH_SECONDS: Final = 5.0
-"""How long the end of the process waits for answers that are under way."""
-REPORT_INTERVAL: Final = 2.0
-API_SERVER: Final = "api_server"
-"""The cause that holds launches when Airflow's API server refuses everybody."""
+END_SECONDS: Final = PASSES_SECONDS + END_OF_LEASE_SECONDS + 0.5
+"""How long the shards are waited for when told to stop. One that still waits for its first answer ends with the
+process."""
+T = TypeVar("T")
+
+LOOK_ROUND_EVERY: Final = 30.0
+"""Seconds between two looks for tasks in accounts and regions that no queue names (any more)."""
 
 
-class Leading:
-    """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
-
-    def __init__(self, metrics: Metrics, limiter: Limiter, board: Board) -> None:
-        self._metrics, self._limiter, self._board = metrics, limiter, board
-
-    def passed(self, controller: str, result: str, seconds: float) -> None:
-        self._metrics.passed(controller, result, seconds)
-        self._board.passed(controller, result, seconds)
-
-    def leading(self, epoch: int | None) -> None:
-        if epoch is not None and epoch > 1:
-            # The leader before us may have used up the account's tokens a moment ago.
-            self._limiter.start_empty()
-        self._metrics.leading(epoch)
-        self._board.leading(epoch)
-
-
-class Report:
-    """Sets the gauges of what the table holds. Not a controller, but paced and counted like one."""
-
-    name = "report"
-
-    def __init__(
-        self,
-        store: SqlStore,
-        adopt: Adopt,
-        limiter: Limiter,
-        *,
-        held: Callable[[], dict[str, str]],
-        metrics: Metrics,
-        board: Board,
-    ) -> None:
-        self._store, self._adopt, self._limiter = store, adopt, limiter
-        self._held, self._metrics, self._board = held, metrics, board
-
-    def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
-        counts, held = self._store.counts(), self._held()
-        causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
-        self._metrics.counted(counts, causes, self._adopt, self._limiter.levels())
-        self._board.counted(counts, held, self._adopt.breakers())
-        return Result(requeue_after=REPORT_INTERVAL)
-
-
-def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which things begin
-    settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session
-) -> None:
+def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock, session: boto3.Session) -> None:
     """Reconcile until `clock` is stopped. `session` brings the AWS credentials. Raises StartError."""
     options = settings.options
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
     unix = time.time  # noqa: TID251 - times for people, never compared with a row's
-    metrics, fallbacks, board = Metrics(options.max_running_tasks), Fallbacks(), Board(unix)
-
-    def moved(old: Workload, new: Workload) -> None:
-        metrics.moved(old, new)
-        fallbacks.moved(old, new, clock.monotonic())
-        board.moved(old, new)
-
-    store = SqlStore(engine, options.deployment, moved, metrics.unreadable)
-    access = Access(metrics.called)
-    waits_for: list[str] = []
-    limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
-    gateway = Gateway(
-        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session),
-        limiter,
-        clock,
-        deployment=options.deployment,
-        now=store.now,
-        resend_for=settings.policy.resend_for,
-        on_call=access.called,
-    )
-    calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
-    ecs_gates = {profile.name: Gate() for profile in settings.profiles.all()}
-    api_gate = Gate()
-    elector = Elector(
-        store,
-        clock,
-        name=f"{options.deployment}/{settings.ecs.region_name}",
-        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        ttl=options.lease_seconds,
-    )
-    manager: Manager | None = None
-
-    def held() -> dict[str, str]:
-        """Why launches are held: by profile, by Airflow's API server, by credentials."""
-        reasons = {name: gate.reason for name, gate in ecs_gates.items()}
-        reasons |= {API_SERVER: api_gate.reason, "credentials": access.reason}
-        return {cause: reason for cause, reason in reasons.items() if reason}
-
-    def live() -> tuple[bool, str]:
-        stuck = manager.stuck() if manager else []
-        return not stuck, f"these loops hang: {', '.join(stuck)}" if stuck else "ok"
-
-    def ready() -> tuple[bool, str]:
-        if manager is None:
-            return False, "; ".join(["starting", *waits_for])
-        if reasons := dict.fromkeys(held().values() if elector.lease() else ()):
-            return False, "; ".join(reasons)
-        return elector.reachable, "leading" if elector.lease() else "standing by"
-
+    metrics, board = Metrics(options.max_running_tasks), Board(unix)
+    shards = Shards(settings, engine, metrics, board, delivery, clock, session)
     source = DaemonSource(
         engine,
         options.deployment,
         options.max_running_tasks,
         board,
-        held,
-        elector.lease,
-        limiter.levels,
+        shards.held,
+        shards.lease,
+        shards.levels,
         unix,
         settings.airflow_url,
     )
     pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
-    server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready, pages=pages)
+    server = HttpServer(options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
-        patiently = _patience(clock, waits_for)
-        if not patiently(at_head, engine):
+        if not _patience(clock, shards.waits_for)(at_head, engine):
             raise StartError(
                 "the reconciler's tables are missing or of another version: run `airflow db migrate`, or "
                 "`ecs-reconciler migrate` with the same database"
             )
-        patiently(_check_region, settings, store, engine)
-        profiles = patiently(_profiles, settings, gateway)
-        launch = Launch(
-            store,
-            calls,
-            delivery=delivery,
-            clock=clock,
-            profiles=profiles,
-            policy=settings.policy,
-            ecs_gates=ecs_gates,
-            api_gate=api_gate,
-            fallbacks=fallbacks,
-            max_running_tasks=options.max_running_tasks,
-            on_answer=metrics.answered,
-            logs_of=LogGroups(gateway, clock),
-        )
-        adopt = Adopt(
-            store,
-            gateway,
-            clock,
-            profiles=profiles,
-            policy=settings.policy,
-            deployment=options.deployment,
-            sweep_interval=options.sweep_interval,
-            listing_interval=options.listing_interval,
-            orphan_grace=options.orphan_grace,
-            on_orphan=metrics.orphan,
-        )
-        controllers: list[Controller] = [
-            launch,
-            adopt,
-            Retry(store, clock, policy=settings.policy, api_gate=api_gate, on_retry=metrics.retried),
-            Cleanup(
-                store,
-                gateway,
-                clock,
-                profiles=profiles,
-                policy=settings.policy,
-                retention=timedelta(seconds=options.retention),
-            ),
-            Report(store, adopt, limiter, held=held, metrics=metrics, board=board),
-        ]
-
-        def finish(lease: Lease) -> None:
-            calls.drain(FINISH_SECONDS)
-            launch.record(lease)
-
-        manager = Manager(controllers, elector, clock, Leading(metrics, limiter, board), finish=finish)
-        manager.run()
+        shards.run()
     finally:
-        calls.close()
-        gateway.close()
+        shards.close()
         server.close()
         engine.dispose()
+
+
+class Shards:
+    """All shards of one replica, each in a thread of its own: what hangs in one account delays none of the others."""
+
+    def __init__(  # noqa: PLR0917 - all that they share
+        self,
+        settings: DaemonSettings,
+        engine: Engine,
+        metrics: Metrics,
+        board: Board,
+        delivery: Delivery,
+        clock: SystemClock,
+        session: boto3.Session,
+    ) -> None:
+        self.waits_for: list[str] = []
+        """What the start waits for, of the shard that has last complained."""
+        self._clock = clock
+        self._profiles = settings.profiles
+        self._metrics, self._board = metrics, board
+        self._store = SqlStore(engine, settings.options.deployment)
+        self._census = _Census(self._store, clock)
+        self._shards: dict[str, Shard] = {}
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+        self._strange: set[str] = set()
+        self._look_round_at = 0.0
+        deployment, ttl = settings.options.deployment, settings.options.lease_seconds
+        holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._roles = {profile.shard: profile.role_arn for profile in settings.profiles.all()}
+        self._crowd = (
+            Crowd(
+                self._store,
+                clock,
+                deployment=deployment,
+                holder=holder,
+                ttl=ttl,
+                shards=lambda: [shard_lease(deployment, name) for name in self._shards],
+            )
+            if len(self._roles) > 1
+            else None
+        )
+        self._common = Common(
+            settings, engine, metrics, delivery, clock, session, holder, self._crowd, board, self.report
+        )
+
+    def run(self) -> None:
+        """Work until the clock is stopped. Raises StartError, and whatever else ended a shard."""
+        for name, role_arn in sorted(self._roles.items()):
+            self._shards[name] = Shard(name, role_arn, self._common)
+        self._look_round()
+        for shard in list(self._shards.values()):
+            self._start(shard)
+        while not self._clock.stopped:
+            self._clock.wait(self._crowd.interval if self._crowd else LOOK_ROUND_EVERY)
+            for shard in self._look_round():
+                self._start(shard)
+        until = self._clock.monotonic() + END_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - self._clock.monotonic()))
+        if self._errors:
+            raise self._errors[0]
+        if self._crowd:
+            try:
+                self._crowd.leave()
+            except StoreUnavailable as error:
+                log.warning("could not tell the other replicas", error=str(error))
+
+    def live(self) -> tuple[bool, str]:
+        """Whether all loops come round."""
+        stuck = [f"{name}: {loop}" for name, shard in self._shards.copy().items() for loop in shard.stuck()]
+        return not stuck, f"these loops hang: {', '.join(stuck)}" if stuck else "ok"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether work can be done, and if not, why."""
+        shards = list(self._shards.copy().values())
+        starting = [shard.name for shard in shards if not shard.started]
+        if not shards or len(starting) == len(shards):
+            return False, "; ".join(["starting", *self.waits_for])
+        reasons = [f"{name} is starting" for name in starting]
+        reasons += list(dict.fromkeys(self.held().values()))
+        if reasons:
+            return False, "; ".join(reasons)
+        led = sum(shard.elector.lease() is not None for shard in shards)
+        reachable = self._crowd.reachable if self._crowd else all(shard.elector.reachable for shard in shards)
+        leading = "leading" if len(shards) == 1 else f"leading {led} of {len(shards)} shards"
+        return reachable, leading if led else "standing by"
+
+    def held(self) -> dict[str, str]:
+        """Why launches are held where this replica leads, by cause."""
+        return self._of_all(Shard.held)
+
+    def levels(self) -> dict[str, Level]:
+        """The rate limits."""
+        return self._of_all(Shard.levels)
+
+    def lease(self) -> Lease | None:
+        """A lease of this replica's, if it holds any."""
+        leases = (shard.elector.lease() for shard in self._shards.copy().values())
+        return next((lease for lease in leases if lease), None)
+
+    def report(self) -> None:
+        """Tell metrics and page what the table holds. Raises StoreUnavailable."""
+        counts = self._census.counts()
+        self._metrics.counted(counts)
+        self._board.counted(counts, self.held(), self._of_all(Shard.breakers))
+
+    def _of_all(self, part: Callable[[Shard], Mapping[str, T]]) -> dict[str, T]:
+        """What each shard says, with its name before it if there are several."""
+        shards = self._shards.copy()
+        return {
+            name if len(shards) == 1 else f"{shard.name} {name}": value
+            for shard in shards.values()
+            for name, value in part(shard).items()
+        }
+
+    def close(self) -> None:
+        """Let threads and connections go."""
+        for shard in self._shards.values():
+            shard.close()
+
+    def _look_round(self) -> list[Shard]:
+        """Count the other replicas, and find what runs where no queue is configured to run. Returns new shards."""
+        try:
+            if self._crowd:
+                self._crowd.look()
+            if self._clock.monotonic() < self._look_round_at:
+                return []
+            self._look_round_at = self._clock.monotonic() + LOOK_ROUND_EVERY
+            elsewhere = self._census.counts().by_shard.keys() - self._shards.keys()
+        except StoreUnavailable as error:
+            log.warning("could not look for other replicas and shards", error=str(error))
+            return []
+        found = [shard for name in sorted(elsewhere) if (shard := self._retired(name))]
+        for shard in found:
+            self._shards[shard.name] = shard
+        return found
+
+    def _retired(self, name: str) -> Shard | None:
+        """A shard that no queue names any more: it launches nothing, and is tended until nothing is left."""
+        account = name.partition("/")[2]
+        role_arn = next((role for role in self._roles.values() if role and role.split(":")[4] == account), None)
+        if account and role_arn is None:
+            if name not in self._strange:
+                self._strange.add(name)
+                log.error(
+                    "tasks run in an account that no queue names, and nobody looks after them: put a queue with that "
+                    "account's role_arn back into [ecs_reconciler] queues until they have ended",
+                    shard=name,
+                )
+            return None
+        log.warning("tasks run where no queue is configured to run: they are tended until they end", shard=name)
+        return Shard(name, role_arn, self._common)
+
+    def _start(self, shard: Shard) -> None:
+        def work() -> None:
+            try:
+                shard.run(_patience(self._clock, self.waits_for))
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the main thread
+                self._errors.append(error)
+                self._clock.stop()
+
+        thread = threading.Thread(target=work, name=shard.name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+class _Census:
+    """One count of the table for all shards that report it."""
+
+    def __init__(self, store: SqlStore, clock: SystemClock) -> None:
+        self._store, self._clock = store, clock
+        self._lock = threading.Lock()
+        self._counts: Counts | None = None
+        self._until = 0.0
+
+    def counts(self) -> Counts:
+        """At most a report's interval old. Raises StoreUnavailable."""
+        with self._lock:
+            if self._counts is None or self._clock.monotonic() >= self._until:
+                self._counts = self._store.counts()
+                self._until = self._clock.monotonic() + REPORT_INTERVAL / 2
+            return self._counts
 
 
 def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
@@ -266,50 +287,3 @@ def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
         before_sleep=say,
         reraise=True,
     )
-
-
-def _check_region(settings: DaemonSettings, store: SqlStore, engine: Engine) -> None:
-    """Raise StartError while this deployment has tasks in another region.
-
-    A client token means nothing there: a launch whose answer was lost would be sent a second time, and what runs would
-    look MISSING.
-    """
-    region = settings.ecs.region_name
-    ours = f"{settings.options.deployment}/{region}"
-    elsewhere = {holder.name for holder in holders(engine, settings.options.deployment) if holder.valid} - {ours}
-    arns = {w.task_arn for w in store.in_phase(*LIVE).workloads if w.task_arn}
-    elsewhere |= {arn for arn in arns if f":{region}:" not in arn}
-    if elsewhere:
-        raise StartError(
-            f"[aws_ecs_executor] region_name is {region}, but this deployment still has a daemon or tasks elsewhere "
-            f"({min(elsewhere)}): go back to that region until they have ended, or name another [ecs_reconciler] "
-            "deployment"
-        )
-
-
-def _profiles(settings: DaemonSettings, gateway: Gateway) -> Profiles:
-    """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
-    found = settings.profiles
-    check = settings.ecs.check_health_on_startup
-    return replace(
-        found,
-        default=_profile(found.default, gateway, check=check),
-        named={name: _profile(profile, gateway, check=check) for name, profile in found.named.items()},
-    )
-
-
-def _profile(profile: Profile, gateway: Gateway, *, check: bool) -> Profile:
-    """One profile, completed and checked. Raises StartError."""
-    if on_fargate(profile.run_task) is not None and not check:
-        return profile
-    profile, findings = check_profile(profile, gateway, region=profile.region)
-    if not check:
-        # Only what could not be completed without it.
-        findings = [finding for finding in findings if finding.where == CLUSTER]
-    whose = "" if profile.name == DEFAULT else f'[ecs_reconciler] queues, "{profile.name}": '
-    for finding in findings:
-        if finding.level is Level.WARNING:
-            log.warning("a check at start-up", finding=f"{whose}{finding}")
-    if errors := [f"{whose}{finding}" for finding in findings if finding.level is Level.ERROR]:
-        raise StartError("\n".join(errors))
-    return profile

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["QueueOptions", "own_options", "profile_options", "shares"]
+    from reconciler.core.profiles import Profiles
+
+__all__ = ["QueueOptions", "own_options", "profile_options", "shard_problems", "shares"]
 
 
 class QueueOptions(BaseModel):
@@ -29,6 +31,11 @@ class QueueOptions(BaseModel):
     )
     start_timeout: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
+    )
+    role_arn: str | None = Field(
+        None,
+        pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$",
+        description="Role of another account, which the daemon assumes to run this queue's tasks there.",
     )
     spot_fallback_after: int = Field(
         0,
@@ -74,6 +81,31 @@ def profile_options(
             # A queue that chooses its own capacity does not want the other kind of everybody's.
             inherited.pop(other, None)
     return inherited | {name: value for name, value in said.items() if name in allowed and value is not None}
+
+
+def shard_problems(profiles: Profiles, max_running_tasks: int) -> list[str]:
+    """What is wrong between queues that run in several accounts or regions."""
+    problems: list[str] = []
+    roles: dict[str, str | None] = {profiles.default.shard: profiles.default.role_arn}
+    for profile in profiles.all():
+        where = f'[ecs_reconciler] queues: "{profile.name}"'
+        other = roles.setdefault(profile.shard, profile.role_arn)
+        if other != profile.role_arn:
+            problems.append(
+                f"{where} assumes {profile.role_arn} in {profile.shard}, where another queue assumes {other}: one "
+                "account and region has one role, because its rate limits are one"
+            )
+        if profile.shard != profiles.default.shard and profile.max_running_tasks is None:
+            problems.append(
+                f"{where} runs in {profile.shard}, apart from the others, and so needs a max_running_tasks of its own"
+            )
+    rest = profiles.limits(max_running_tasks)[profiles.default.shard]
+    if rest < 1 and not problems:
+        problems.append(
+            f"[ecs_reconciler] max_running_tasks is {max_running_tasks}, and the queues that run in other accounts or "
+            f"regions take {max_running_tasks - rest} of them: {profiles.default.shard} needs at least 1, raise it"
+        )
+    return problems
 
 
 def shares(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

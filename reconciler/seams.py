@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reconciler.core.task import EcsTask, Snapshot, Workload
 
 __all__ = ["Calls", "Change", "Clock", "Counts", "Delivery", "Description", "Ecs", "Lease", "Store"]
+__all__ += ["replica_lease", "shard_lease"]
 
 Change = tuple["Workload", "Workload"]
 """(as read, as wanted): one compare-and-swap."""
@@ -36,6 +37,16 @@ class Lease:
     epoch: int
 
 
+def shard_lease(deployment: str, shard: str) -> str:
+    """The name of a shard's lease. Whoever holds it acts there."""
+    return f"{deployment}/{shard}"
+
+
+def replica_lease(deployment: str, holder: str) -> str:
+    """The name under which a replica tells the others that it lives. No deployment's name begins like this."""
+    return f"@{deployment}/{holder}"
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Rows by phase, by queue and phase, and how long the oldest PENDING one has waited, in seconds."""
@@ -47,6 +58,8 @@ class Counts:
     """For each queue that has any: Airflow's, not the profile's."""
     by_profile: Mapping[str, int]
     """How many workloads count against the quota, by the profile that they were launched with."""
+    by_shard: Mapping[str, int]
+    """The same by account and region."""
     holds: Holds
     """What an operator holds back."""
 
@@ -73,10 +86,17 @@ class Store(Protocol):
     def release(self, lease: Lease) -> None:
         """Let the next holder begin at once."""
 
+    def leases(self) -> Collection[str]:
+        """The names of the deployment's leases that are held: those of its shards, and those of its replicas."""
+
     def now(self) -> datetime:
         """The database's clock. No other clock is ever compared with a row's times."""
 
-    def counts(self) -> Counts: ...
+    def counts(self) -> Counts:
+        """Of the whole deployment."""
+
+    def counts_here(self) -> Counts:
+        """Of what is in flight in this shard, and of what waits for a launch anywhere."""
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         """PENDING workloads of these queues that are wanted and due, the most urgent first, with their spec.
@@ -86,13 +106,13 @@ class Store(Protocol):
         """
 
     def in_phase(self, *phases: Phase) -> Snapshot:
-        """All workloads in these phases, without their spec."""
+        """All workloads of this shard in these phases, without their spec."""
 
     def launching(self) -> Snapshot:
-        """LAUNCHING workloads, with their spec: the same request may have to be sent again."""
+        """LAUNCHING workloads of this shard, with their spec: the same request may have to be sent again."""
 
     def unwanted(self) -> Snapshot:
-        """Workloads with desired STOP that are not terminal."""
+        """Workloads with desired STOP that are not terminal: of this shard, and all that wait for a launch."""
 
     def failed_starts(self) -> Snapshot:
         """STARTED workloads whose task stopped before it ran, and EXITED ones that Airflow refused."""

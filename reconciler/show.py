@@ -46,9 +46,19 @@ def status(
         "quota": {"limit": limit, "used": counts.in_flight, "headroom": max(0, limit - counts.in_flight)},
         "oldest_pending_seconds": round(counts.oldest_pending, 1),
         "leaders": [asdict(holder) for holder in holders],
+        "shards": _shards(counts, profiles),
         "holds": [asdict(hold) for hold in counts.holds.all()],
         "queues": [_queue(name, counts, profiles) for name in sorted({*counts.by_queue, *profiles.queues()})],
     }
+
+
+def _shards(counts: Counts, profiles: Profiles) -> list[dict[str, Any]]:
+    """The accounts and regions in which tasks run or may run."""
+    configured = {profile.shard for profile in profiles.all()}
+    return [
+        {"shard": name, "in_flight": counts.by_shard.get(name, 0), "configured": name in configured}
+        for name in sorted({*configured, *counts.by_shard})
+    ]
 
 
 def _queue(name: str, counts: Counts, profiles: Profiles) -> dict[str, Any]:
@@ -84,6 +94,9 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
     console.print(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
     console.print(f"  oldest pending  {found['oldest_pending_seconds']} s")
+    for shard in found["shards"] if len(found["shards"]) > 1 else ():
+        gone = "" if shard["configured"] else "  [yellow]no queue names it any more: tended until these end[/]"
+        console.print(f"  {shard['shard']:<15} {shard['in_flight']} ECS tasks{gone}")
     for hold in found["holds"]:
         what = f"queue {hold['queue']}" if hold["queue"] else "all queues"
         since = _time(hold["since"])

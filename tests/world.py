@@ -180,7 +180,12 @@ class Replica:
         self.gates = {"ecs": Gate(), "api_server": Gate()}
         self.fallbacks = Fallbacks()
         clock, policy = world.clock, world.policy
-        store = SqlStore(world.engine, DEPLOYMENT, lambda old, new: self.fallbacks.moved(old, new, clock.monotonic()))
+        store = SqlStore(
+            world.engine,
+            DEPLOYMENT,
+            world.shard,
+            on_written=lambda old, new: self.fallbacks.moved(old, new, clock.monotonic()),
+        )
         self.gateway = Gateway(
             ModelClient(world.model, clock),  # type: ignore[arg-type] # the few methods that the gateway calls
             Limiter(clock, launch_rate=1000, launch_burst=1000),
@@ -198,6 +203,7 @@ class Replica:
             delivery=delivery,
             clock=clock,
             profiles=world.profiles,
+            shard=world.shard,
             policy=policy,
             ecs_gates={"default": self.gates["ecs"]},
             api_gate=self.gates["api_server"],
@@ -210,6 +216,7 @@ class Replica:
             self.gateway,
             clock,
             profiles=world.profiles,
+            shard=world.shard,
             policy=policy,
             deployment=DEPLOYMENT,
             sweep_interval=1.0,
@@ -225,7 +232,9 @@ class Replica:
 
     def step(self) -> None:
         """One pass of each controller, if this replica leads. Errors are what the manager would back off for."""
-        lease = self.world.store.hold(f"{DEPLOYMENT}/region", self.holder, timedelta(seconds=15))
+        lease = self.world.store.hold(
+            f"{DEPLOYMENT}/{self.world.shard or 'region'}", self.holder, timedelta(seconds=15)
+        )
         if lease is None:
             return
         for controller in (self.launch, self.adopt, self.retry, self.cleanup):
@@ -248,10 +257,17 @@ class World:
         max_running_tasks: int = 500,
         seed: int = 0,
         profiles: Sequence[runtask.Profile] = (),
+        *,
+        shard: str = "",
+        among: Profiles | None = None,
+        beside: Sequence[World] = (),
     ) -> None:
-        self.clock = VirtualClock()
-        self.engine = make_store_engine(self.clock)
-        self.store = SqlStore(self.engine, DEPLOYMENT)
+        """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`."""
+        self.clock: VirtualClock = beside[0].clock if beside else VirtualClock()
+        self.engine: Engine = beside[0].engine if beside else make_store_engine(self.clock)
+        self.shard = shard
+        self.store = SqlStore(self.engine, DEPLOYMENT, shard)
+        self.most_at_once = 0
         self.policy = policy or decide.Policy()
         self.max_running_tasks = max_running_tasks
         self.profile = runtask.Profile(
@@ -263,7 +279,7 @@ class World:
                 "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
             },
         )
-        self.profiles = Profiles(self.profile, {profile.name: profile for profile in profiles})
+        self.profiles: Profiles = among or Profiles(self.profile, {profile.name: profile for profile in profiles})
         self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed))
         for operation, request in (
             ("CreateCluster", {"clusterName": CLUSTER}),
@@ -338,6 +354,13 @@ class World:
             if daemon:
                 self.replica.step()
                 self._containers()
+
+    def turn(self) -> None:
+        """One pass of the daemon, and what containers do, at this moment."""
+        self._containers()
+        self.replica.step()
+        self._containers()
+        self.most_at_once = max(self.most_at_once, sum(not task.stopped for task in self.model._tasks.known.values()))
 
     def run_until(self, condition: Callable[[], bool], within: float = 3600.0, step: float = 1.0) -> None:
         """Let time pass until something holds; fails if it does not within so many virtual seconds."""

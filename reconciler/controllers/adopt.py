@@ -66,6 +66,7 @@ class Adopt:
         clock: Clock,
         *,
         profiles: Profiles,
+        shard: str = "",
         policy: decide.Policy,
         deployment: str,
         sweep_interval: float,
@@ -74,7 +75,8 @@ class Adopt:
         on_orphan: Callable[[str], None],
     ) -> None:
         self._store, self._ecs, self._clock = store, ecs, clock
-        self._profiles, self._policy, self._deployment = profiles, policy, deployment
+        self._profiles, self._shard, self._policy = profiles, shard, policy
+        self._deployment = deployment
         self._sweep_interval, self._listing_interval = sweep_interval, listing_interval
         self._orphan_grace = orphan_grace
         self._on_orphan = on_orphan
@@ -141,7 +143,7 @@ class Adopt:
         """Look for tasks that carry our name, whether or not we know them."""
         waiting = self._store.in_phase(Phase.LAUNCHING, *LIVE)
         families = {(w.cluster, w.family) for w in waiting.workloads if w.cluster and w.family}
-        families |= {(profile.cluster, profile.family) for profile in self._profiles.all()}
+        families |= {(profile.cluster, profile.family) for profile in self._profiles.of_shard(self._shard)}
         # Stopped ones are many, and matter only to a launch that can not be settled by its token any more.
         stopped = any(
             w.phase is Phase.LAUNCHING and not decide.may_resend(w, waiting.now, self._policy)
@@ -202,7 +204,8 @@ class Adopt:
     def _cluster_of(self, arn: str) -> str:
         """The cluster's name in a task's ARN: arn:aws:ecs:REGION:ACCOUNT:task/CLUSTER/ID."""
         parts = arn.rsplit(":", 1)[-1].split("/")
-        return parts[1] if len(parts) == 3 else self._profiles.default.cluster
+        here = self._profiles.of_shard(self._shard) or [self._profiles.default]
+        return parts[1] if len(parts) == 3 else here[0].cluster
 
 
 def _claims(w: Workload | None, attempt: int, task: EcsTask) -> bool:

@@ -59,6 +59,7 @@ class Launch:
         delivery: Delivery,
         clock: Clock,
         profiles: Profiles,
+        shard: str = "",
         policy: decide.Policy,
         ecs_gates: dict[str, Gate],
         api_gate: Gate,
@@ -69,7 +70,7 @@ class Launch:
     ) -> None:
         """`logs_of`: where CloudWatch gets the output of a task definition's container, if that is known."""
         self._store, self._calls, self._delivery, self._clock = store, calls, delivery, clock
-        self._profiles, self._policy = profiles, policy
+        self._profiles, self._shard, self._policy = profiles, shard, policy
         self._gates, self._api_gate = ecs_gates, api_gate
         self._fallbacks = fallbacks
         self._max_running_tasks = max_running_tasks
@@ -182,8 +183,8 @@ class Launch:
         room = self._api_gate.room(now, self._calls.room())
         if room <= 0:
             return 0
-        counts = self._store.counts()
-        room = min(room, self._max_running_tasks - counts.in_flight)
+        counts = self._store.counts_here()
+        room = min(room, self._max_running_tasks - counts.by_shard.get(self._shard, 0))
         if room <= 0:
             return 0
         changes = [(w, self._intent(w, at)) for at, chosen in self._choose(counts, room, now).values() for w in chosen]
@@ -207,7 +208,7 @@ class Launch:
             if phases.get(Phase.PENDING) and not counts.holds.of(queue):
                 queues.setdefault(self._profiles.of_queue(queue).name, []).append(queue)
         found: dict[str, tuple[datetime, list[Workload]]] = {}
-        for profile in self._profiles.all():
+        for profile in self._profiles.of_shard(self._shard):
             gate = self._gates.setdefault(profile.name, Gate())
             limit = self._max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
             free = gate.room(now, min(room, limit - counts.by_profile.get(profile.name, 0)))
@@ -233,8 +234,7 @@ class Launch:
             new = decide.intended(
                 w,
                 now,
-                profile=profile.name,
-                cluster=profile.cluster,
+                profile=profile,
                 family=runtask.family_of(definition),
                 params=params,
                 logs=self._logs_of(definition, profile.container_name),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from reconciler.core.runtask import Profile
     from reconciler.core.task import EcsTask, Workload
 
 __all__ = [
@@ -71,8 +72,7 @@ def intended(
     w: Workload,
     now: datetime,
     *,
-    profile: str,
-    cluster: str,
+    profile: Profile,
     family: str,
     params: Mapping[str, Any],
     logs: Mapping[str, str] | None = None,
@@ -84,8 +84,9 @@ def intended(
         attempt=w.attempt + 1,
         intent_at=now,
         not_before=None,
-        profile=profile,
-        cluster=cluster,
+        profile=profile.name,
+        shard=profile.shard,
+        cluster=profile.cluster,
         family=family,
         params=params,
         logs=logs,

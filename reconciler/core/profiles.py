@@ -52,6 +52,23 @@ class Profiles:
         """The default one first, then by name."""
         return [self.default, *(self.named[name] for name in sorted(self.named))]
 
+    def of_shard(self, shard: str) -> list[Profile]:
+        """Those that launch in an account and region."""
+        return [profile for profile in self.all() if profile.shard == shard]
+
+    def limits(self, max_running_tasks: int) -> dict[str, int]:
+        """How many tasks each shard may run at once: together no more than `max_running_tasks`.
+
+        The others have what their queues may have, and the default profile's has the rest. So each can keep to its own
+        limit without asking the others.
+        """
+        home = self.default.shard
+        limits: dict[str, int] = {}
+        for profile in self.all():
+            if profile.shard != home:
+                limits[profile.shard] = limits.get(profile.shard, 0) + (profile.max_running_tasks or 0)
+        return {home: max_running_tasks - sum(limits.values()), **limits}
+
     def start_timeout(self, w: Workload) -> timedelta:
         """That of the profile which a workload was launched with; the default's if it is not configured any more."""
         return self.named.get(w.profile, self.default).start_timeout

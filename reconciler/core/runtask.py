@@ -61,6 +61,8 @@ class Profile:
     """What every container is given besides its identity."""
     name: str = "default"
     region: str = ""
+    role_arn: str | None = None
+    """A role of another account to act as there."""
     allowed: frozenset[str] = frozenset()
     """What DAG authors may set besides, or only: the words of `[ecs_reconciler] allowed_run_task_parameters`."""
 
@@ -72,6 +74,11 @@ class Profile:
     """What is not RUNNING this long after its intent is stopped."""
     spot_fallback_after: int = 0
     """After so many failures for want of capacity the strategy is used without its first item. 0: never."""
+
+    @property
+    def shard(self) -> str:
+        """The account and region whose rate limits its calls draw on. Named by the region alone in our own account."""
+        return f"{self.region}/{self.role_arn.split(':')[4]}" if self.role_arn else self.region
 
     @property
     def family(self) -> str:

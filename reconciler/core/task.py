@@ -95,6 +95,8 @@ class Workload:
     not_before: datetime | None = None
     intent_at: datetime | None = None
     profile: str = "default"
+    shard: str = ""
+    """The account and region of the launch: whose lease guards this row, and whose ECS knows its task."""
     cluster: str | None = None
     family: str | None = None
     params: Mapping[str, Any] | None = None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core import identity
 from reconciler.core.errors import LeaseLost
 from reconciler.core.phase import IN_FLIGHT, Phase
 from reconciler.core.task import Snapshot
-from reconciler.seams import Counts, Lease
+from reconciler.seams import Counts, Lease, replica_lease
 from reconciler.store import statements
 from reconciler.store.engine import reading, translated, writing
 from reconciler.store.holds import read_holds
@@ -22,7 +23,7 @@ from reconciler.store.rows import batches, read, read_now, snapshot, status_of, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from sqlalchemy import Connection, Engine, Select
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from reconciler.seams import Change
 
 __all__ = ["SqlStore"]
+
+
+FORGOTTEN_AFTER: Final = timedelta(days=1)
+"""How long the note of a replica that is gone stays in the table of leases."""
 
 
 class SqlStore:
@@ -42,13 +47,16 @@ class SqlStore:
         self,
         engine: Engine,
         deployment: str,
+        shard: str = "",
         on_written: Callable[[Workload, Workload], None] = lambda *_: None,
         on_unreadable: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`on_written` hears of each change that has been committed: the row as it was read, and as it is.
+        """Looks at the rows of one `shard`, and at all that wait. `on_written` hears of each change that has been
+        committed: the row as it was read, and as it is.
 
         `on_unreadable` is told each row that can not be read, and why, at every read of it.
         """
+        self._here = {"of": deployment, "shard": shard}
         self._on_written = on_written
         self._reader = reading(unreadable(engine, on_unreadable) if on_unreadable else engine)
         self._writer = writing(engine)
@@ -65,6 +73,12 @@ class SqlStore:
             its = {"its_name": lease.name, "its_holder": lease.holder, "its_epoch": lease.epoch}
             conn.execute(statements.RELEASE, its)
 
+    def leases(self) -> Collection[str]:
+        replicas = {"replicas": replica_lease(self._deployment, "")}
+        with translated(), self._writer.begin() as conn:
+            conn.execute(statements.FORGET_REPLICAS, {**replicas, "age": -FORGOTTEN_AFTER.total_seconds()})
+            return set(conn.execute(statements.LEASES, {**replicas, "ours": f"{self._deployment}/"}).scalars())
+
     def now(self) -> datetime:
         with self._read() as conn:
             return read_now(conn)
@@ -74,21 +88,29 @@ class SqlStore:
 
         Not all terminal ones: to count them is to read the whole table, only to see how long rows are kept.
         """
+        return self._count(statements.COUNT_OPEN, undelivered=statements.COUNT_UNDELIVERED)
+
+    def counts_here(self) -> Counts:
+        return self._count(statements.COUNT_HERE, statements.COUNT_PENDING)
+
+    def _count(self, *opened: Select[Any], undelivered: Select[Any] | None = None) -> Counts:
         by_queue: dict[str, Counter[Phase]] = {}
         by_profile: Counter[str] = Counter()
-        mine = {"of": self._deployment}
+        by_shard: Counter[str] = Counter()
         with self._read() as conn:
             at = oldest = read_now(conn)
-            for phase, queue, profile, count, first in conn.execute(statements.COUNT_OPEN, mine):
+            found = [row for statement in opened for row in conn.execute(statement, self._here)]
+            for phase, queue, profile, shard, count, first in found:
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
                 if phase in IN_FLIGHT:
                     by_profile[profile] += count
+                    by_shard[shard] += count
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
-            for phase, queue, count in conn.execute(statements.COUNT_UNDELIVERED, mine):
+            for phase, queue, count in () if undelivered is None else conn.execute(undelivered, self._here):
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
             holds = read_holds(conn, self._deployment)
         by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
-        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile, holds)
+        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile, by_shard, holds)
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         with self._read() as conn:
@@ -99,25 +121,25 @@ class SqlStore:
 
     def in_phase(self, *phases: Phase) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.in_phase(*phases), of=self._deployment)
+            return snapshot(conn, statements.in_phase(*phases), **self._here)
 
     def launching(self) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.LAUNCHING, of=self._deployment)
+            return snapshot(conn, statements.LAUNCHING, **self._here)
 
     def unwanted(self) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.UNWANTED, of=self._deployment)
+            return snapshot(conn, statements.UNWANTED, **self._here)
 
     def failed_starts(self) -> Snapshot:
         with self._read() as conn:
             at = read_now(conn)
-            stopped = read(conn, statements.NEVER_RAN, of=self._deployment)
-            refused = read(conn, statements.REFUSED, of=self._deployment)
+            stopped = read(conn, statements.NEVER_RAN, **self._here)
+            refused = read(conn, statements.REFUSED, **self._here)
         return Snapshot(at, (*stopped, *refused))
 
     def admitted(self, since: datetime, running_for: timedelta) -> bool:
-        parameters = {"of": self._deployment, "since": since, "age": -running_for.total_seconds()}
+        parameters = {**self._here, "since": since, "age": -running_for.total_seconds()}
         with self._read() as conn:
             return bool(conn.execute(statements.ADMITTED, parameters).scalar())
 

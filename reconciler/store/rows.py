@@ -35,6 +35,7 @@ STATUS: Final = (
     "not_before",
     "intent_at",
     "profile",
+    "shard",
     "cluster",
     "family",
     "params",

@@ -125,6 +125,7 @@ workloads: Final = Table(
     Column("not_before", UtcDateTime),
     Column("intent_at", UtcDateTime),
     Column("profile", Text, nullable=False),
+    Column("shard", Text, nullable=False),
     Column("cluster", Text),
     Column("family", Text),
     Column("params", Json),
@@ -251,7 +252,7 @@ def _partial(name: str, predicate: ColumnElement[bool], *columns: ColumnElement[
 
 _c = workloads.c
 _partial("ix_ecs_workload_pending", pending(workloads), _c.deployment, _c.priority.desc(), _c.created_at, _c.exec_id)
-_partial("ix_ecs_workload_open", opened(workloads), _c.deployment, _c.phase)
+_partial("ix_ecs_workload_open", opened(workloads), _c.deployment, _c.shard, _c.phase)
 _partial("ix_ecs_workload_ti", opened(workloads), _c.ti_id)
 _partial("ix_ecs_workload_unwanted", unwanted(workloads), _c.deployment)
 _partial("ix_ecs_workload_refused", refused(workloads), _c.deployment)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _w: Final = workloads.c
 _mine: Final = _w.deployment == bindparam("of")
+_here: Final = (_mine, _w.shard == bindparam("shard"))
+"""What is, or was, in one account and region."""
 _ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
 
 
@@ -96,33 +98,38 @@ LAUNCHABLE_IN: Final = LAUNCHABLE.where(_w.queue.in_(bindparam("queues", expandi
 
 
 def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any]] = LIGHT) -> Select[Any]:
-    return select(*columns).where(_mine, *conditions).order_by(_w.created_at, _w.exec_id)
+    return select(*columns).where(*conditions).order_by(_w.created_at, _w.exec_id)
 
 
 @cache
 def in_phase(*phases: Phase) -> Select[Any]:
     """The workloads in these phases. The index of open ones serves if no phase is terminal."""
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
-    return _oldest_first(*within, schema.phase_in(workloads, phases))
+    return _oldest_first(*_here, *within, schema.phase_in(workloads, phases))
 
 
 LAUNCHING: Final = _oldest_first(
+    *_here,
     schema.opened(workloads),
     schema.phase_in(workloads, [Phase.LAUNCHING]),
     # A request that cannot be made again as it was is not sent again: after a downgrade, a listing settles the launch.
     _w.spec_version <= schema.SPEC_VERSION,
     columns=WHOLE,
 )
-UNWANTED: Final = _oldest_first(schema.unwanted(workloads))
+UNWANTED: Final = _oldest_first(
+    _mine, schema.unwanted(workloads), or_(_w.phase == literal_column("'PENDING'"), _w.shard == bindparam("shard"))
+)
+"""What waits is nowhere yet, and may be cancelled by anybody."""
 NEVER_RAN: Final = _oldest_first(
+    *_here,
     schema.opened(workloads),
     schema.phase_in(workloads, [Phase.STARTED]),
     _w.last_status.in_([literal_column("'STOPPED'"), literal_column("'DELETED'")]),
 )
-REFUSED: Final = _oldest_first(schema.refused(workloads))
+REFUSED: Final = _oldest_first(*_here, schema.refused(workloads))
 ADMITTED: Final = select(
     exists().where(
-        _mine,
+        *_here,
         schema.finished(workloads),
         schema.phase_in(workloads, [Phase.EXITED]),
         _w.kind == literal_column("'task'"),
@@ -134,7 +141,7 @@ ADMITTED: Final = select(
         _w.stopped_at >= bindparam("since", type_=_w.stopped_at.type),
     )
     | exists().where(
-        _mine,
+        *_here,
         schema.opened(workloads),
         schema.phase_in(workloads, [Phase.RUNNING]),
         _w.kind == literal_column("'task'"),
@@ -143,10 +150,18 @@ ADMITTED: Final = select(
         _w.started_at < now(seconds("age")),
     )
 )
-FIND: Final = _oldest_first(_ids)
-_groups: Final = (_w.phase, _w.queue, _w.profile)
+FIND: Final = _oldest_first(_mine, _ids)
+_groups: Final = (_w.phase, _w.queue, _w.profile, _w.shard)
 COUNT_OPEN: Final = (
     select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(*_groups)
+)
+COUNT_HERE: Final = (
+    select(*_groups, func.count(), func.min(_w.created_at))
+    .where(*_here, schema.in_flight(workloads))
+    .group_by(*_groups)
+)
+COUNT_PENDING: Final = (
+    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.pending(workloads)).group_by(*_groups)
 )
 COUNT_UNDELIVERED: Final = (
     select(_w.phase, _w.queue, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase, _w.queue)
@@ -180,6 +195,19 @@ def _hold(insert: sqlite.Insert | postgresql.Insert) -> Executable:
 
 HOLD: Final = {"sqlite": _hold(sqlite.insert(leases)), "postgresql": _hold(postgresql.insert(leases))}
 """Take the lease or renew it, by dialect; gives the epoch, or no row if somebody else holds it."""
+LEASES: Final = select(leases.c.name).where(
+    or_(
+        *(
+            func.substr(leases.c.name, 1, func.length(bindparam(name))) == bindparam(name)
+            for name in ("ours", "replicas")
+        )
+    ),
+    leases.c.expires_at > DbNow(),
+)
+FORGET_REPLICAS: Final = delete(leases).where(
+    func.substr(leases.c.name, 1, func.length(bindparam("replicas"))) == bindparam("replicas"),
+    leases.c.expires_at < DbNow(seconds("age")),
+)
 RELEASE: Final = (
     update(leases)
     .where(

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from reconciler.core.phase import Phase
 from reconciler.core.task import Spec
 from reconciler.localecs import AwsError
-from reconciler.store.engine import make_engine
+from reconciler.store.engine import make_engine, writing
 from tests.site import SECRET, Site
 
 
@@ -27,7 +27,7 @@ def test_it_launches_observes_and_ends_in_order(site: Site) -> None:
         assert daemon.get("/readyz") == (200, "leading\n")
         assert daemon.get("/nothing")[0] == 404
         site.until(lambda: daemon.metric('ecs_reconciler_launches_total{result="accepted"}') == 5)
-        assert daemon.metric("ecs_reconciler_leader") == 1
+        assert daemon.metric('ecs_reconciler_leader{shard="us-east-1"}') == 1
         site.until(lambda: daemon.metric('ecs_reconciler_workloads{phase="EXITED"}') == 5)
         assert daemon.metric("ecs_reconciler_quota_limit") == 500
         assert daemon.metric('ecs_reconciler_aws_api_requests_total{operation="RunTask",result="ok"}') == 5
@@ -46,7 +46,7 @@ def test_a_second_replica_stands_by_and_takes_over_at_once_when_the_first_is_tol
         with site.daemon("two.log") as two:
             two.until_it_says("serving metrics")
             site.until(lambda: two.get("/readyz") == (200, "standing by\n"))
-            assert two.metric("ecs_reconciler_leader") == 0
+            assert two.metric('ecs_reconciler_leader{shard="us-east-1"}') == 0
             one.process.send_signal(signal.SIGTERM)
             assert one.process.wait(timeout=10) == 0
             two.until_it_says("this replica leads")
@@ -64,7 +64,7 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         site.queue("a")
         site.until(lambda: daemon.get("/readyz")[0] == 503, daemon.log)
         assert "ExpiredTokenException" in daemon.get("/readyz")[1]
-        site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs"}') == 1)
+        site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs",shard="us-east-1"}') == 1)
         assert site.row("a").phase in (Phase.PENDING, Phase.LAUNCHING)
         with site.ecs.lock:
             site.ecs.model.faults.remove(expired)
@@ -175,6 +175,26 @@ def test_launches_are_paused_drained_and_resumed_from_the_command_line(site: Sit
         assert site.call("resume", "--queue", "gpu").stdout == 'Launches of the queue "gpu" go on.\n'
         site.until(lambda: site.row("a").terminal, daemon.log)
     assert site.call("resume").stdout == "There was no hold of all queues.\n"
+
+
+def test_queues_run_in_several_regions_and_one_that_is_not_configured_any_more_is_tended(site: Site) -> None:
+    queues = {"far": {"region_name": "eu-west-1", "max_running_tasks": 3}}
+    with site.daemon("one.log", AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)) as daemon:
+        site.queue("here")
+        site.queue("there", queue="far")
+        site.until(lambda: site.row("here").terminal and site.row("there").terminal, daemon.log)
+        assert (site.row("here").shard, site.row("there").shard) == ("us-east-1", "eu-west-1")
+        site.until(lambda: daemon.get("/readyz") == (200, "leading 2 of 2 shards\n"), daemon.log)
+        shown = json.loads(site.call("status", "--json", AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)).stdout)
+        assert sorted(leader["name"] for leader in shown["leaders"]) == ["test/eu-west-1", "test/us-east-1"]
+
+    # As if its container still ran when the queue was taken out of the configuration.
+    with writing(site.engine).begin() as conn:
+        conn.execute(text("UPDATE ecs_workload SET phase = 'RUNNING', ecs_version = 0 WHERE exec_id = 'there'"))
+    assert "no queue names it any more" in site.call("status").stdout
+    with site.daemon("two.log") as daemon:
+        daemon.until_it_says("tended until they end")
+        site.until(lambda: site.row("there").terminal, daemon.log)
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(site: Site) -> None:

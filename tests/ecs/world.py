@@ -90,7 +90,7 @@ def launching(exec_id: str = "w-1", attempt: int = 1, *, profile: runtask.Profil
     pending = replace(Workload(exec_id=exec_id, deployment="test"), attempt=attempt - 1)
     params = runtask.plan(profile, exec_id, {})
     family = runtask.family_of(params["taskDefinition"])
-    return decide.intended(pending, T0, profile=profile.name, cluster=profile.cluster, family=family, params=params)
+    return decide.intended(pending, T0, profile=profile, family=family, params=params)
 
 
 @dataclass

@@ -26,7 +26,7 @@ class Time:
 
 
 def counts(now: datetime, by_phase: dict[Phase, int], oldest_pending: float) -> Counts:
-    return Counts(now, by_phase, oldest_pending, {}, {}, Holds())
+    return Counts(now, by_phase, oldest_pending, {}, {}, {}, Holds())
 
 
 def workload(**changes: object) -> Workload:

@@ -140,3 +140,49 @@ def test_a_fallback_from_spot_needs_something_to_fall_back_on() -> None:
     assert on_demand(found.named["gpu"]).run_task["capacityProviderStrategy"] == [
         {"capacityProvider": "FARGATE", "weight": 1}
     ]
+
+
+OTHER = "arn:aws:iam::123456789012:role/airflow"
+
+
+def test_a_profile_belongs_to_an_account_and_region() -> None:
+    found = settings(
+        **queues(
+            near={},
+            far={"region_name": "us-east-1", "max_running_tasks": 100},
+            theirs={"role_arn": OTHER, "max_running_tasks": 20},
+            theirs_too={"role_arn": OTHER, "max_running_tasks": 30},
+        )
+    ).profiles
+    assert {profile.name: profile.shard for profile in found.all()} == {
+        "default": "eu-central-1",
+        "near": "eu-central-1",
+        "far": "us-east-1",
+        "theirs": "eu-central-1/123456789012",
+        "theirs_too": "eu-central-1/123456789012",
+    }
+    assert [profile.name for profile in found.of_shard("eu-central-1")] == ["default", "near"]
+    limits = found.limits(500)
+    assert limits == {"eu-central-1": 350, "us-east-1": 100, "eu-central-1/123456789012": 50}
+    assert sum(limits.values()) == 500
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"far": {"region_name": "us-east-1"}}, ['"far" runs in us-east-1', "max_running_tasks of its own"]),
+        ({"far": {"region_name": "us-east-1", "max_running_tasks": 500}}, ["take 500 of them", "needs at least 1"]),
+        (
+            {
+                "a": {"role_arn": OTHER, "max_running_tasks": 1},
+                "b": {"role_arn": f"{OTHER}-2", "max_running_tasks": 1},
+            },
+            ['"b" assumes', "one account and region has one role"],
+        ),
+        ({"far": {"role_arn": "airflow"}}, ['"far"', "role_arn", "'airflow'"]),
+    ],
+)
+def test_what_is_wrong_between_accounts_and_regions_is_said(said: dict[str, Any], words: list[str]) -> None:
+    (problem,) = problems(**queues(**said))
+    for word in words:
+        assert word in problem

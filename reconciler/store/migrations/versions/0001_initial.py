@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.Column("not_before", _TIME),
         sa.Column("intent_at", _TIME),
         sa.Column("profile", sa.Text, nullable=False),
+        sa.Column("shard", sa.Text, nullable=False),
         sa.Column("cluster", sa.Text),
         sa.Column("family", sa.Text),
         sa.Column("params", sa.Text),
@@ -106,7 +107,7 @@ def upgrade() -> None:
     refused = "refused = 1" if op.get_context().dialect.name == "sqlite" else "refused"
     pending: list[str | sa.TextClause] = ["deployment", sa.text("priority DESC"), "created_at", "exec_id"]
     _index("pending", pending, "phase = 'PENDING' AND desired = 'RUN'")
-    _index("open", ["deployment", "phase"], _OPEN)
+    _index("open", ["deployment", "shard", "phase"], _OPEN)
     _index("ti", ["ti_id"], _OPEN)
     _index("unwanted", ["deployment"], f"{_OPEN} AND desired = 'STOP'")
     _index("refused", ["deployment"], f"phase = 'EXITED' AND desired = 'RUN' AND {refused}")

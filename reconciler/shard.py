@@ -1,0 +1,273 @@
+"""One account and region: its lease, its rate limits, its view of ECS, and the four controllers that work there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from reconciler.calls import CallPool
+from reconciler.checks import CLUSTER, check_profile
+from reconciler.controllers import Controller, Result
+from reconciler.controllers.adopt import Adopt
+from reconciler.controllers.cleanup import Cleanup
+from reconciler.controllers.launch import Launch
+from reconciler.controllers.retry import Retry
+from reconciler.core.errors import StartError
+from reconciler.core.finding import Level
+from reconciler.core.gate import Gate
+from reconciler.core.parameters import on_fargate
+from reconciler.core.profiles import DEFAULT
+from reconciler.core.spot import Fallbacks
+from reconciler.ecs.access import Access
+from reconciler.ecs.client import make_client
+from reconciler.ecs.gateway import READERS, Gateway
+from reconciler.ecs.loggroups import LogGroups
+from reconciler.ecs.ratelimit import Level as RateLevel
+from reconciler.ecs.ratelimit import Limiter
+from reconciler.ecs.role import assumed
+from reconciler.lease import Crowd, Elector
+from reconciler.manager import Manager
+from reconciler.seams import shard_lease
+from reconciler.store.daemon import SqlStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import boto3
+    from sqlalchemy import Engine
+    from tenacity import Retrying
+
+    from reconciler.clock import SystemClock
+    from reconciler.config import DaemonSettings
+    from reconciler.core.profiles import Profiles
+    from reconciler.core.runtask import Profile
+    from reconciler.core.task import Workload
+    from reconciler.metrics import Metrics, ShardMetrics
+    from reconciler.page.board import Board
+    from reconciler.seams import Delivery, Lease
+
+__all__ = ["Common", "Shard"]
+
+log = structlog.get_logger()
+
+API_SERVER: Final = "api_server"
+"""The cause that holds launches when Airflow's API server refuses everybody."""
+LAUNCHES_AT_ONCE: Final = 32
+"""RunTask calls under way at once. At 20 a second and 600 ms for the slowest hundredth, 12 would do."""
+FINISH_SECONDS: Final = 5.0
+"""How long the end of the process waits for answers that are under way."""
+REPORT_INTERVAL: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the shards of one replica share."""
+
+    settings: DaemonSettings
+    engine: Engine
+    metrics: Metrics
+    delivery: Delivery
+    clock: SystemClock
+    session: boto3.Session
+    """Brings the AWS credentials."""
+    holder: str
+    crowd: Crowd | None
+    """None: there is one shard only."""
+    board: Board
+    report: Callable[[], None]
+    """Tells metrics and page what the table holds."""
+
+
+class Shard:
+    """Works until the clock is stopped. One that no queue names any more launches nothing and tends what runs."""
+
+    def __init__(self, name: str, role_arn: str | None, common: Common) -> None:
+        self.name, self._common = name, common
+        settings, clock = common.settings, common.clock
+        options = settings.options
+        region = name.partition("/")[0]
+        self._metrics = metrics = common.metrics.shard(name)
+        self._access, self._fallbacks = Access(metrics.called), Fallbacks()
+        self._store = SqlStore(common.engine, options.deployment, name, self._moved, common.metrics.unreadable)
+        self._limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
+        self._gateway = Gateway(
+            make_client(
+                region,
+                threads=LAUNCHES_AT_ONCE + READERS + 4,
+                session=assumed(common.session, role_arn, region) if role_arn else common.session,
+            ),
+            self._limiter,
+            clock,
+            deployment=options.deployment,
+            now=self._store.now,
+            resend_for=settings.policy.resend_for,
+            on_call=self._access.called,
+        )
+        self._calls = CallPool(self._gateway, common.delivery, LAUNCHES_AT_ONCE)
+        self._ecs_gates = {profile.name: Gate() for profile in settings.profiles.of_shard(name)}
+        self._api_gate = Gate()
+        self.elector = Elector(
+            self._store,
+            clock,
+            name=shard_lease(options.deployment, name),
+            holder=common.holder,
+            ttl=options.lease_seconds,
+            crowd=common.crowd,
+        )
+        self._manager: Manager | None = None
+        self._adopt: Adopt | None = None
+
+    @property
+    def started(self) -> bool:
+        """Its profiles have been checked, and it works or stands by."""
+        return self._manager is not None
+
+    def stuck(self) -> list[str]:
+        """The loops that hang."""
+        return self._manager.stuck() if self._manager else []
+
+    def held(self) -> dict[str, str]:
+        """Why launches are held where this replica leads: by profile, by Airflow's API server, by credentials."""
+        if not self.elector.lease():
+            return {}
+        reasons = {name: gate.reason for name, gate in self._ecs_gates.items()}
+        reasons |= {API_SERVER: self._api_gate.reason, "credentials": self._access.reason}
+        return {cause: reason for cause, reason in reasons.items() if reason}
+
+    def breakers(self) -> dict[str, bool]:
+        """Whether too much looks wrong at once, where this replica leads."""
+        return self._adopt.breakers() if self._adopt and self.elector.lease() else {}
+
+    def levels(self) -> dict[str, RateLevel]:
+        """The rate limits."""
+        return self._limiter.levels()
+
+    def run(self, patiently: Retrying) -> None:
+        """Raises StartError."""
+        profiles = patiently(self._completed)
+        launch, controllers = self._controllers(profiles)
+
+        def finish(lease: Lease) -> None:
+            self._calls.drain(FINISH_SECONDS)
+            launch.record(lease)
+
+        leading = _Leading(self._metrics, self._limiter, self._common.board)
+        self._manager = Manager(controllers, self.elector, self._common.clock, leading, finish=finish)
+        self._manager.run()
+
+    def close(self) -> None:
+        self._calls.close()
+        self._gateway.close()
+
+    def _controllers(self, profiles: Profiles) -> tuple[Launch, list[Controller]]:
+        settings, clock, metrics, store = self._common.settings, self._common.clock, self._metrics, self._store
+        options = settings.options
+        launch = Launch(
+            store,
+            self._calls,
+            delivery=self._common.delivery,
+            clock=clock,
+            profiles=profiles,
+            shard=self.name,
+            policy=settings.policy,
+            ecs_gates=self._ecs_gates,
+            api_gate=self._api_gate,
+            fallbacks=self._fallbacks,
+            max_running_tasks=profiles.limits(options.max_running_tasks).get(self.name, 0),
+            on_answer=metrics.answered,
+            logs_of=LogGroups(self._gateway, clock),
+        )
+        self._adopt = adopt = Adopt(
+            store,
+            self._gateway,
+            clock,
+            profiles=profiles,
+            shard=self.name,
+            policy=settings.policy,
+            deployment=options.deployment,
+            sweep_interval=options.sweep_interval,
+            listing_interval=options.listing_interval,
+            orphan_grace=options.orphan_grace,
+            on_orphan=metrics.orphan,
+        )
+        retry = Retry(store, clock, policy=settings.policy, api_gate=self._api_gate, on_retry=metrics.retried)
+        cleanup = Cleanup(
+            store,
+            self._gateway,
+            clock,
+            profiles=profiles,
+            policy=settings.policy,
+            retention=timedelta(seconds=options.retention),
+        )
+        return launch, [launch, adopt, retry, cleanup, _Report(self, adopt)]
+
+    def _moved(self, old: Workload, new: Workload) -> None:
+        self._metrics.moved(old, new)
+        self._common.board.moved(old, new)
+        self._fallbacks.moved(old, new, self._common.clock.monotonic())
+
+    def report(self, adopt: Adopt) -> None:
+        """Set the gauges of what is seen now."""
+        held = self.held()
+        causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
+        self._metrics.seen(causes, adopt, self._limiter.levels())
+        self._common.report()
+
+    def _completed(self) -> Profiles:
+        """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
+        found = self._common.settings.profiles
+        return replace(
+            found,
+            default=self._checked(found.default),
+            named={name: self._checked(profile) for name, profile in found.named.items()},
+        )
+
+    def _checked(self, profile: Profile) -> Profile:
+        check = self._common.settings.ecs.check_health_on_startup
+        if profile.shard != self.name or (on_fargate(profile.run_task) is not None and not check):
+            return profile
+        profile, findings = check_profile(profile, self._gateway, region=profile.region)
+        if not check:
+            # Only what could not be completed without it.
+            findings = [finding for finding in findings if finding.where == CLUSTER]
+        whose = "" if profile.name == DEFAULT else f'[ecs_reconciler] queues, "{profile.name}": '
+        for finding in findings:
+            if finding.level is Level.WARNING:
+                log.warning("a check at start-up", finding=f"{whose}{finding}")
+        if errors := [f"{whose}{finding}" for finding in findings if finding.level is Level.ERROR]:
+            raise StartError("\n".join(errors))
+        return profile
+
+
+class _Leading:
+    """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
+
+    def __init__(self, metrics: ShardMetrics, limiter: Limiter, board: Board) -> None:
+        self._metrics, self._limiter, self._board = metrics, limiter, board
+
+    def passed(self, controller: str, result: str, seconds: float) -> None:
+        self._metrics.passed(controller, result, seconds)
+        self._board.passed(controller, result, seconds)
+
+    def leading(self, epoch: int | None) -> None:
+        if epoch is not None and epoch > 1:
+            # The leader before us may have used up the account's tokens a moment ago.
+            self._limiter.start_empty()
+        self._metrics.leading(epoch)
+        self._board.leading(epoch)
+
+
+class _Report:
+    """Sets the gauges of what the table holds. Not a controller, but paced and counted like one."""
+
+    name = "report"
+
+    def __init__(self, shard: Shard, adopt: Adopt) -> None:
+        self._shard, self._adopt = shard, adopt
+
+    def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
+        self._shard.report(self._adopt)
+        return Result(requeue_after=REPORT_INTERVAL)
