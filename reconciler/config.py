@@ -196,7 +196,8 @@ class SharedOptions(BaseModel):
     queues: Annotated[dict[str, dict[str, Any]], BeforeValidator(_literal)] = Field(
         {},
         description="What tasks of a queue need that others do not, as JSON: for each queue the options of "
-        "[aws_ecs_executor] that differ, and its own max_running_tasks and start_timeout. See queues.md.",
+        "[aws_ecs_executor] that differ, and its own max_running_tasks, start_timeout, role_arn and "
+        "spot_fallback_after. See queues.md.",
         examples=['{"gpu": {"task_definition": "train:4", "max_running_tasks": 40}}'],
     )
 
