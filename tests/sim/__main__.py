@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim import mutants, sometimes
 from tests.sim.check import Violation, check
-from tests.sim.plan import from_json, plan, to_json
+from tests.sim.plan import from_json, plan, queued, to_json
 from tests.sim.shrink import shrink
 from tests.sim.story import tell
 from tests.sim.universe import Universe
@@ -37,10 +37,10 @@ class Result:
     paths: Counter[str]
 
 
-def run(seed: int, mutant: str | None = None) -> Result:
+def run(seed: int, mutant: str | None = None, *, queues: bool = False) -> Result:
     """One universe."""
     with mutants.planted(mutant):
-        universe = Universe(plan(seed))
+        universe = Universe(queued(plan(seed)) if queues else plan(seed))
         trace = universe.run()
     return Result(seed, universe.sim.now / 3600, check(trace), sometimes.count(trace))
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("first", nargs="?", type=int, default=1, help="the first one's seed")
     parser.add_argument("--story", metavar="SEED", help="tell one universe instead, shrunk if it fails; or a kept plan")
     parser.add_argument("--keep", type=int, metavar="SEED", help="print the plan of a seed, to be kept as a regression")
+    parser.add_argument("--queues", action="store_true", help="with several queues, one of them in another account")
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
@@ -104,7 +105,9 @@ def _many(options: argparse.Namespace) -> int:
     taken: list[tuple[int, set[str]]] = []
     hours = 0.0
     with multiprocessing.Pool(options.jobs, maxtasksperchild=500) as pool:
-        results: Iterable[Result] = pool.imap_unordered(partial(run, mutant=options.mutant), seeds)
+        results: Iterable[Result] = pool.imap_unordered(
+            partial(run, mutant=options.mutant, queues=options.queues), seeds
+        )
         for done, result in enumerate(results, start=1):
             hours += result.hours
             paths += result.paths

@@ -44,6 +44,7 @@ class TaskInstance:
     born: float
     poison: bool = False
     """Its `executor_config` is one that no launch can be made of."""
+    queue: str = "default"
     incarnation: int = 1
     state: str | None = None
     try_number: int = 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.sim.airflow import Airflow
     from tests.sim.engine import Process, Sim
 
+FAR: Final = "far"
+"""The cluster of another account, which nobody reaches with the first one's credentials, nor the other way round."""
 SIDECAR: Final = "proxy"
 FOREIGN: Final = ("somebody", "other/t1-1/1", f"{DEPLOYMENT}x/t1-1/1", f"{DEPLOYMENT}/t1-1", None)
 """Names of tasks that are not ours, however much they look like it."""
@@ -77,7 +79,8 @@ class Aws:
                 {"name": CONTAINER, "image": "airflow"},
             ],
         }
-        self.model.call("CreateCluster", {"clusterName": CLUSTER}, self.now)
+        for cluster in (CLUSTER, FAR):
+            self.model.call("CreateCluster", {"clusterName": cluster}, self.now)
         self.model.call("RegisterTaskDefinition", definition, self.now)
         lifecycle = self.model._tasks.lifecycle
         on_stopped, on_forgotten = lifecycle._on_stopped, lifecycle._on_forgotten
@@ -207,8 +210,8 @@ def short(arn: str) -> str:
 class Client:
     """What the gateway needs of a boto3 client. Implements signing, sending, and losing answers."""
 
-    def __init__(self, aws: Aws, process: Process) -> None:
-        self._aws, self._process = aws, process
+    def __init__(self, aws: Aws, process: Process, cluster: str = CLUSTER) -> None:
+        self._aws, self._process, self._cluster = aws, process, cluster
         self._hooks: list[Callable[..., None]] = []
         self.meta = SimpleNamespace(
             events=SimpleNamespace(register_last=lambda _, hook: self._hooks.append(hook), unregister=lambda *_: None)
@@ -230,6 +233,9 @@ class Client:
 
     def _call(self, operation: str, request: dict[str, Any]) -> Any:
         aws, process = self._aws, self._process
+        if request["cluster"].rsplit("/", 1)[-1] != self._cluster:
+            error = f"{operation} for the cluster {request['cluster']} with the credentials for {self._cluster}"
+            aws.sim.note("unforeseen", who=process.name, error=error)
         process.seam(f"{operation}: signing")
         mode = aws.weather.mode(operation, aws.sim.chance)
         if mode == "unsigned":

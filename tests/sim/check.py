@@ -102,7 +102,8 @@ class Checker:
     synced: dict[int, float] = field(default_factory=dict)
     upkept: dict[int, float] = field(default_factory=dict)
     """When each scheduler last delivered, and last compared all its open rows, with nothing in its way."""
-    epoch: int = 0
+    epochs: dict[str, int] = field(default_factory=dict)
+    """The newest epoch under which each lease was used."""
     faulty: set[str] = field(default_factory=set)
     """Task instances whose starts were made to fail or to hang."""
     poisoned: set[str] = field(default_factory=set)
@@ -150,9 +151,12 @@ class Checker:
             return
         self._moves(old, new)
         if event["epoch"] is not None and not self.restored:
-            if event["epoch"] < self.epoch:
-                self.broken("I8 fencing", f"{event['who']} wrote {exec_id} in epoch {event['epoch']}", exec_id)
-            self.epoch = max(self.epoch, event["epoch"])
+            lease, epoch = event.get("lease", ""), event["epoch"]
+            if epoch < self.epochs.get(lease, 0):
+                self.broken("I8 fencing", f"{event['who']} wrote {exec_id} in epoch {epoch}", exec_id)
+            self.epochs[lease] = max(self.epochs.get(lease, 0), epoch)
+            if old["phase"] != "PENDING" and lease and old["shard"] != _shard_of(lease):
+                self.broken("I8 a row is its own shard's", f"{event['who']} wrote {exec_id} under {lease}", exec_id)
         if old["phase"] != new["phase"]:
             self._phase(old, new)
         if new["desired"] != old["desired"]:
@@ -542,6 +546,12 @@ def _holds_a_secret(event: dict[str, Any]) -> bool:
 def _name(text: str) -> str:
     """The task instance or callback in `t1 queued` or `t1-2 EXITED`."""
     return text.partition(" ")[0].partition("-")[0]
+
+
+def _shard_of(lease: str) -> str:
+    """The shard that a lease is for. Its deployment's name comes first; the shard at home has no name of its own."""
+    name = lease.partition("/")[2]
+    return "" if name == "region" else name
 
 
 def _short(arn: str | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -20,16 +20,18 @@ from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, runtask
 from reconciler.core.answer import Answer, Unknown
+from reconciler.core.errors import StoreUnavailable
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
 from reconciler.core.spot import Fallbacks
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
-from reconciler.lease import Elector
+from reconciler.lease import Crowd, Elector
 from reconciler.manager import Manager
+from reconciler.seams import shard_lease
 from reconciler.store.daemon import SqlStore
 from tests.sim.airflow import valid_for
-from tests.sim.aws import Client
+from tests.sim.aws import FAR, Client
 from tests.sim.database import StorePort
 from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
@@ -52,7 +54,6 @@ PROFILE: Final = runtask.Profile(
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
     },
 )
-PROFILES: Final = Profiles(PROFILE)
 SECRET: Final = "eyJsecret"
 """Stands for the token that only the container's command may hold."""
 
@@ -70,6 +71,16 @@ class Options:
     policy: decide.Policy
     retention: float
     orphan_grace: float = 600.0
+    queues: tuple[tuple[str, int, str], ...] = ()
+
+    @property
+    def profiles(self) -> Profiles:
+        """Those of the queues, beside the default one."""
+        named = {
+            name: replace(PROFILE, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
+            for name, share, shard in self.queues
+        }
+        return Profiles(PROFILE, named)
 
 
 class Delivery:
@@ -174,17 +185,17 @@ class Observer:
         self._sim.happen()
 
 
-class Replica:
-    """One life of a daemon. Its process is its memory."""
+class Shard:
+    """One account and region in one life of a daemon."""
 
-    def __init__(self, sim: Sim, process: Process, database: Database, aws: Aws, options: Options) -> None:
-        self.sim, self.process = sim, process
-        self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
-        store: Any = StorePort(process, database, SqlStore(database.engine, DEPLOYMENT))
+    def __init__(self, replica: Replica, name: str, store: Any, aws: Aws, options: Options) -> None:
+        sim, process, clock = replica.sim, replica.process, replica.clock
+        self._sim, self._process = sim, process
+        profiles = options.profiles
         gateway = Gateway(
-            Client(aws, process),  # type: ignore[arg-type] # the few methods that the gateway calls
-            Limiter(self.clock, launch_rate=18, launch_burst=90),
-            self.clock,
+            Client(aws, process, FAR if name else CLUSTER),  # type: ignore[arg-type] # what the gateway calls
+            Limiter(clock, launch_rate=18, launch_burst=90),
+            clock,
             deployment=DEPLOYMENT,
             now=store.now,
             resend_for=options.policy.resend_for,
@@ -198,13 +209,14 @@ class Replica:
             store,
             self.calls,
             delivery=delivery,
-            clock=self.clock,
-            profiles=PROFILES,
+            clock=clock,
+            profiles=profiles,
+            shard=name,
             policy=options.policy,
             ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
             fallbacks=Fallbacks(),
-            max_running_tasks=options.max_running_tasks,
+            max_running_tasks=profiles.limits(options.max_running_tasks)[name],
             on_answer=lambda w, answer: note(
                 "answer",
                 who=process.name,
@@ -217,8 +229,9 @@ class Replica:
         self.adopt = Adopt(
             store,
             gateway,
-            self.clock,
-            profiles=PROFILES,
+            clock,
+            profiles=profiles,
+            shard=name,
             policy=options.policy,
             deployment=DEPLOYMENT,
             sweep_interval=1.0,
@@ -228,7 +241,7 @@ class Replica:
         )
         retry = Retry(
             store,
-            self.clock,
+            clock,
             policy=options.policy,
             api_gate=gates["api_server"],
             on_retry=lambda what: note("retry", who=process.name, what=what),
@@ -236,33 +249,74 @@ class Replica:
         cleanup = Cleanup(
             store,
             gateway,
-            self.clock,
-            profiles=PROFILES,
+            clock,
+            profiles=profiles,
             policy=options.policy,
             retention=timedelta(seconds=options.retention),
         )
-        lease = f"{DEPLOYMENT}/region"
-        elector = Elector(store, self.clock, name=lease, holder=process.name, ttl=options.lease_seconds)
+        lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
+        elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
         observer.adopt, observer.gates = self.adopt, gates
         self.manager = Manager(
-            [self.launch, self.adopt, retry, cleanup], elector, Paced(self.clock), observer, finish=self._finish
+            [self.launch, self.adopt, retry, cleanup], elector, Paced(clock), observer, finish=self._finish
         )
 
+    def _finish(self, lease: Lease) -> None:
+        until = self._sim.now + 5.0
+        while self.calls.under_way() and self._sim.now < until:
+            self._process.pause(0.5)
+        self.launch.record(lease)
+
+
+class Replica:
+    """One life of a daemon. Its process is its memory."""
+
+    def __init__(self, sim: Sim, process: Process, database: Database, aws: Aws, options: Options) -> None:
+        self.sim, self.process = sim, process
+        self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
+        names = sorted({profile.shard for profile in options.profiles.all()})
+        stores: dict[str, Any] = {
+            name: StorePort(process, database, SqlStore(database.engine, DEPLOYMENT, name)) for name in names
+        }
+        leases = [shard_lease(DEPLOYMENT, name or "region") for name in names]
+        self.crowd = (
+            Crowd(
+                stores[""],
+                self.clock,
+                deployment=DEPLOYMENT,
+                holder=process.name,
+                ttl=options.lease_seconds,
+                shards=lambda: leases,
+            )
+            if len(names) > 1
+            else None
+        )
+        self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
+
     def run(self) -> None:
-        self.manager.run()
+        first, *others = self.shards
+        fibers = [self.process.spawn(shard.manager.run) for shard in others]
+        if self.crowd:
+            self.process.spawn(self._look_round)
+        first.manager.run()
+        for fiber in fibers:
+            self.process.join(fiber)
         self.process.kill("has ended in order")
+
+    def _look_round(self) -> None:
+        """See reconciler/daemon.py."""
+        assert self.crowd is not None
+        clock = Paced(self.clock)
+        while not clock.stopped:
+            with suppress(StoreUnavailable):
+                self.crowd.look()
+            clock.wait(self.crowd.interval)
 
     def stop(self) -> None:
         """SIGTERM: finish the passes under way, record what is answered, let the lease go."""
         self.clock.stopped = True
         self.sim.happen()
-
-    def _finish(self, lease: Lease) -> None:
-        until = self.sim.now + 5.0
-        while self.calls.under_way() and self.sim.now < until:
-            self.process.pause(0.5)
-        self.launch.record(lease)
 
 
 class _Thread:

@@ -45,6 +45,7 @@ COLUMNS: Final = (
     "start_failures",
     "intent_at",
     "task_arn",
+    "shard",
     "ecs_version",
     "exit_code",
     "stop_code",
@@ -128,7 +129,7 @@ class Database:
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.sim.now + self.skew)
 
-    def committed(self, writer: str, via: str, epoch: int | None = None) -> None:
+    def committed(self, writer: str, via: str, epoch: int | None = None, lease: str = "") -> None:
         """Tell the trace what the transaction that has just ended wrote."""
         if not self._noted:
             return
@@ -137,7 +138,7 @@ class Database:
         for before, after in noted:
             old = None if before[0] is None else dict(zip(COLUMNS, before, strict=True))
             new = None if after[0] is None else dict(zip(COLUMNS, after, strict=True))
-            self.sim.note("row", who=writer, via=via, epoch=epoch, old=old, new=new)
+            self.sim.note("row", who=writer, via=via, epoch=epoch, lease=lease, old=old, new=new)
         self.sim.happen()
 
     def refused(self) -> bool:
@@ -215,14 +216,14 @@ class StorePort:
         if database.refused():
             raise StoreUnavailable(f"store.{name}: the database is down")
         if name in _WRITES:
-            epoch = getattr(arguments[-1], "epoch", None)
+            epoch, lease = getattr(arguments[-1], "epoch", None), getattr(arguments[-1], "name", "")
             try:
                 answer = method(*arguments)
             except BaseException as error:
                 database._noted.clear()
                 database.sim.note("refused_write", who=process.name, via=name, why=type(error).__name__, epoch=epoch)
                 raise
-            database.committed(process.name, name, epoch)
+            database.committed(process.name, name, epoch, lease)
             if name == "save" and len(answer) < len(arguments[0]):
                 database.sim.note("overtaken", who=process.name, lost=len(arguments[0]) - len(answer))
             if database.forgotten():

@@ -82,6 +82,7 @@ class Task:
     priority: int
     breaks: int
     poison: bool = False
+    queue: str = "default"
 
     def __str__(self) -> str:
         does = ", ".join(f"{outcome} after {seconds:.0f} s" for seconds, outcome in self.program)
@@ -120,6 +121,8 @@ class Plan:
     signature_lives: float = 300.0
     locked: float = 0.0
     fails_to_write: float = 0.0
+    queues: tuple[tuple[str, int, str], ...] = ()
+    """Queues with profiles of their own: name, max_running_tasks (and an Airflow pool of that size), and shard."""
 
     def __str__(self) -> str:
         events = sorted([(t.born, str(t)) for t in self.tasks] + [(t.at, str(t)) for t in self.troubles])
@@ -200,6 +203,15 @@ def plan(seed: int) -> Plan:
         locked=rng.choice([0.0, 0.0, 0.3, 0.7]),
         fails_to_write=rng.choice([0.0, 0.0, 0.3, 1.0]),
     )
+
+
+def queued(plain: Plan) -> Plan:
+    """The same universe with queues: two at home, one of them often full, and one in another account."""
+    rng = random.Random(f"queues/{plain.seed}")
+    queues = (("full", rng.choice([1, 2]), ""), ("other", 10, ""), ("far", rng.choice([2, 10]), "far"))
+    names = ["default", *(name for name, _, _ in queues)]
+    tasks = tuple(replace(task, queue=rng.choice(names)) for task in plain.tasks)
+    return replace(plain, tasks=tasks, queues=queues, max_running_tasks=max(plain.max_running_tasks, 14))
 
 
 def _skews(rng: random.Random) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -50,12 +51,14 @@ class Scheduler:
         *,
         max_running_tasks: int,
         max_run_task_attempts: int,
+        pools: Mapping[str, int] | None = None,
     ) -> None:
         self.sim, self.process, self.database, self.airflow, self.job = sim, process, database, airflow, job
         self.owner = Owner(DEPLOYMENT, job.id)
         self.running: set[TaskKey | str] = set()
         self.late: dict[str | None, Workload] = {}
         self.buffer: dict[TaskKey | str, Buffered] = {}
+        self.pools = pools or {}
         self.slots = Slots(max_running_tasks, backlog=2)
         begin = partial(database.transaction, process)
         self.delivery = Delivery(partial(begin, "delivery"), self, self.owner, max_run_task_attempts)
@@ -134,7 +137,7 @@ class Scheduler:
     def _read_demand(self) -> None:
         """The executor reads it once a second; here, where somebody asks for it."""
         with self._begin("demand") as connection:
-            demand = shim.demand(connection, DEPLOYMENT)
+            demand = shim.demand(connection, DEPLOYMENT, self.pools)
         self.slots.refresh(demand)
 
     def _write_late(self) -> None:
@@ -154,7 +157,14 @@ class Scheduler:
             ready = sorted(
                 (ti for ti in self._tis() if ti.state == "scheduled"), key=lambda ti: (-ti.priority, ti.name)
             )
-            for ti in ready[: max(0, min(16, self.slots.free))]:
+            taken = Counter(ti.queue for ti in self._tis() if ti.state in ("queued", "running"))
+            admitted: list[TaskInstance] = []
+            for ti in ready:
+                # A pool for each queue: what it has no slot for is passed over, and takes none of the executor's.
+                if taken[ti.queue] < self.pools.get(ti.queue, len(self.airflow.tis)):
+                    taken[ti.queue] += 1
+                    admitted.append(ti)
+            for ti in admitted[: max(0, min(16, self.slots.free))]:
                 exec_id = self.airflow.queue(ti, self.job.id)
                 new.append(self._workload(ti, exec_id))
             for callback in self.airflow.callbacks.values():
@@ -188,6 +198,7 @@ class Scheduler:
             deployment=DEPLOYMENT,
             ti_id=ti.id,
             key=ti.key,
+            queue=ti.queue,
             priority=ti.priority,
             owner_job_id=self.job.id,
             spec=Spec("{}", {"clientToken": "mine"} if ti.poison else {}),

@@ -66,7 +66,7 @@ class Universe:
         for task in plan.tasks:
             self.airflow.tis[task.name] = TaskInstance(
                 task.name, list(task.program), task.retries, task.priority, task.breaks, task.born,
-                max_tries=task.retries, poison=task.poison,
+                max_tries=task.retries, poison=task.poison, queue=task.queue,
             )  # fmt: skip
             if task.poison:
                 sim.note("poison", name=task.name)
@@ -80,6 +80,7 @@ class Universe:
             listing_interval=plan.listing_interval,
             retention=plan.retention,
             policy=daemon.POLICY,
+            queues=plan.queues,
         )
         self.slots = [Slot("daemon", n) for n in range(plan.replicas)]
         self.slots += [Slot("scheduler", n) for n in range(plan.schedulers)]
@@ -138,6 +139,7 @@ class Universe:
                 job,
                 max_running_tasks=self.plan.max_running_tasks,
                 max_run_task_attempts=self.options.policy.max_run_task_attempts,
+                pools={name: share for name, share, _ in self.plan.queues},
             )
         process.spawn(slot.body.run)
 
