@@ -96,6 +96,7 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
+    from reconciler.store.components import announced
     from reconciler.store.daemon import SqlStore
     from reconciler.store.engine import make_engine
     from reconciler.store.inspect import holders
@@ -106,6 +107,7 @@ def status(arguments: argparse.Namespace) -> int:
     counts = SqlStore(engine, deployment).counts()
     limit = settings.options.max_running_tasks
     found = show.status(deployment, counts, limit, holders(engine, deployment), settings.profiles)
+    found["trouble"] = [c.trouble for c in announced(engine, deployment) if c.kind == "daemon" and c.trouble]
     engine.dispose()
     if arguments.json:
         print(show.as_json(found))

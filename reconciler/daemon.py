@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+import reconciler
 from reconciler.calls import CallPool
 from reconciler.checks import CLUSTER, check_profile
 from reconciler.controllers import Controller, Result
@@ -35,13 +36,16 @@ from reconciler.lease import Elector
 from reconciler.manager import Manager
 from reconciler.metrics import Metrics
 from reconciler.server import HttpServer
+from reconciler.store.components import ANNOUNCE_EVERY, Component, announce
 from reconciler.store.daemon import SqlStore
-from reconciler.store.engine import make_engine
+from reconciler.store.engine import make_engine, translated, writing
 from reconciler.store.inspect import holders
 from reconciler.store.migrate import at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import boto3
     from sqlalchemy import Engine
 
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
     from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
     from reconciler.core.task import Workload
-    from reconciler.seams import Delivery, Lease
+    from reconciler.seams import Clock, Delivery, Lease
 
 __all__ = ["run_daemon"]
 
@@ -90,12 +94,15 @@ class Report:
         api_gate: Gate,
         adopt: Adopt,
         limiter: Limiter,
+        announce: Callable[[], None],
     ) -> None:
         self._store, self._metrics = store, metrics
         self._ecs_gates, self._api_gate = ecs_gates, api_gate
         self._adopt, self._limiter = adopt, limiter
+        self._announce = announce
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
+        self._announce()
         held = {
             "ecs": any(gate.reason for gate in self._ecs_gates.values()),
             "api_server": self._api_gate.reason is not None,
@@ -131,11 +138,12 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
     ecs_gates = {profile.name: Gate() for profile in settings.profiles.all()}
     api_gate = Gate()
+    holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     elector = Elector(
         store,
         clock,
         name=f"{options.deployment}/{settings.ecs.region_name}",
-        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        holder=holder,
         ttl=options.lease_seconds,
     )
     manager: Manager | None = None
@@ -144,14 +152,15 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         stuck = manager.stuck() if manager else []
         return not stuck, f"these loops hang: {', '.join(stuck)}" if stuck else "ok"
 
+    def trouble() -> str | None:
+        reasons = [*(gate.reason for gate in (*ecs_gates.values(), api_gate)), access.reason]
+        return "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or None
+
     def ready() -> tuple[bool, str]:
         if manager is None:
             return False, "; ".join(["starting", *waits_for])
-        gates = (*ecs_gates.values(), api_gate)
-        reasons = {reason: None for gate in gates if (reason := gate.reason)} if elector.lease() else {}
-        reasons |= {access.reason: None} if access.reason and elector.lease() else {}
-        if reasons:
-            return False, "; ".join(reasons)
+        if elector.lease() and (reason := trouble()):
+            return False, reason
         return elector.reachable, "leading" if elector.lease() else "standing by"
 
     server = HttpServer(options.http_host, options.http_port, metrics.registry, live, ready)
@@ -204,7 +213,15 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, metrics, ecs_gates, api_gate, adopt, limiter),
+            Report(
+                store,
+                metrics,
+                ecs_gates,
+                api_gate,
+                adopt,
+                limiter,
+                announcer(engine, settings, holder, trouble, clock),
+            ),
         ]
 
         def finish(lease: Lease) -> None:
@@ -218,6 +235,25 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         gateway.close()
         server.close()
         engine.dispose()
+
+
+def announcer(
+    engine: Engine, settings: DaemonSettings, name: str, trouble: Callable[[], str | None], clock: Clock
+) -> Callable[[], None]:
+    """Says what this daemon is set to and what troubles it, when that changes and once a minute."""
+    said: tuple[str | None, float] | None = None
+
+    def say() -> None:
+        nonlocal said
+        now, what = clock.monotonic(), trouble()
+        if said is not None and said[0] == what and now - said[1] < ANNOUNCE_EVERY:
+            return
+        me = Component("daemon", name, reconciler.__version__, {"options": asdict(settings.shared)}, what)
+        with translated(), writing(engine).begin() as conn:
+            announce(conn, settings.options.deployment, me)
+        said = (what, now)
+
+    return say
 
 
 def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
@@ -82,6 +83,8 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"  leader          {leader['holder']} ({leader['name']}, epoch {leader['epoch']})")
     if not leaders:
         console.print("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
+    for trouble in found["trouble"]:
+        console.print("  trouble        ", f"[bold red]{escape(trouble)}[/]")
     console.print(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
     console.print(f"  oldest pending  {found['oldest_pending_seconds']} s")
     for hold in found["holds"]:
