@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import Executable, bindparam, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.store.engine import translated
-from reconciler.store.rows import DbNow, insert_into, now, seconds
+from reconciler.store.rows import DbNow, now, seconds
 from reconciler.store.schema import components
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ class Component:
 
 
 _c: Final = components.c
+
+
+def _announce(insert: sqlite.Insert | postgresql.Insert) -> Executable:
+    given: dict[str, Any] = {name: bindparam(name) for name in Component.__slots__}
+    stamped = insert.values(deployment=bindparam("of"), seen_at=DbNow(), **given)
+    told = {name: stamped.excluded[name] for name in ("version", "settings", "trouble")}
+    key = [_c.deployment, _c.kind, _c.instance]
+    return stamped.on_conflict_do_update(index_elements=key, set_={**told, "seen_at": DbNow()})
+
+
+_ANNOUNCE: Final = {
+    "sqlite": _announce(sqlite.insert(components)),
+    "postgresql": _announce(postgresql.insert(components)),
+}
 _FORGET: Final = delete(components).where(
     _c.deployment == bindparam("of"), _c.kind == bindparam("its_kind"), _c.seen_at < now(seconds("age"))
 )
@@ -52,10 +67,7 @@ _LIVE: Final = (
 def announce(conn: Connection, deployment: str, me: Component) -> None:
     """Write this component's row, and forget those of its kind that have long been silent."""
     values = {name: getattr(me, name) for name in Component.__slots__}
-    insert = insert_into(conn, components).values(deployment=deployment, seen_at=DbNow())
-    told = {name: insert.excluded[name] for name in ("version", "settings", "trouble")}
-    key = [_c.deployment, _c.kind, _c.instance]
-    conn.execute(insert.on_conflict_do_update(index_elements=key, set_={**told, "seen_at": DbNow()}), [values])
+    conn.execute(_ANNOUNCE[conn.dialect.name], {**values, "of": deployment})
     conn.execute(_FORGET, {"of": deployment, "its_kind": me.kind, "age": -KEEP_FOR})
 
 
