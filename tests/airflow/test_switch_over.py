@@ -17,9 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from reconciler.clock import SystemClock
-from reconciler.core import runtask
 from reconciler.core.phase import Phase
-from reconciler.core.task import Workload
 from reconciler.demo.stack import CLUSTER, Stack
 from reconciler.demo.world import rows
 from reconciler.localecs import LocalEcs, Settings
@@ -46,7 +44,6 @@ SETTINGS = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
 }
-COST_TAGS = runtask.cost_tags(Workload(exec_id="x", deployment="demo", team="t")).keys()
 ADDED = {"AIRFLOW_IS_EXECUTOR_CONTAINER", "AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "ECS_RECONCILER_EXEC_ID"}
 
 
@@ -163,7 +160,7 @@ def parameters(request: dict[str, Any]) -> dict[str, Any]:
     container = {**container, "environment": variables, "command": container["command"][:4]}
     rest = {name: value for name, value in request.items() if name not in ("clientToken", "startedBy")}
     # What is run is said for the bill, by option.
-    rest["tags"] = [tag for tag in request.get("tags", []) if tag["key"] not in COST_TAGS]
+    rest["tags"] = [tag for tag in request.get("tags", []) if not tag["key"].startswith("airflow:")]
     return {**rest, "overrides": {**request["overrides"], "containerOverrides": [container]}}
 
 
