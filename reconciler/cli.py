@@ -39,6 +39,12 @@ def _settings() -> DaemonSettings:
     return daemon_settings(read)
 
 
+def _quiet() -> None:
+    """Keep out of a command's answer what Airflow's logging would write to the same standard output."""
+    for name in ("alembic", "botocore", "boto3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def _aws(settings: DaemonSettings, clock: SystemClock) -> boto3.Session:
     """Whom we are to AWS: `[aws_ecs_executor] conn_id`, or boto3's own chain."""
     from reconciler.ecs.credentials import chain, make_session
@@ -81,8 +87,7 @@ def migrate(_: argparse.Namespace) -> int:
     from reconciler.store.engine import make_engine
     from reconciler.store.migrate import migrate as to_head
 
-    # Airflow's logging shows what Alembic says of each step; the command's own answer is enough.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    _quiet()
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
     to_head(engine)
@@ -96,6 +101,7 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
+    from reconciler.store.components import announced
     from reconciler.store.daemon import SqlStore
     from reconciler.store.engine import make_engine
     from reconciler.store.inspect import holders
@@ -106,6 +112,7 @@ def status(arguments: argparse.Namespace) -> int:
     counts = SqlStore(engine, deployment).counts()
     limit = settings.options.max_running_tasks
     found = show.status(deployment, counts, limit, holders(engine, deployment), settings.profiles)
+    found["trouble"] = [c.trouble for c in announced(engine, deployment) if c.kind == "daemon" and c.trouble]
     engine.dispose()
     if arguments.json:
         print(show.as_json(found))
@@ -161,6 +168,7 @@ def describe(arguments: argparse.Namespace) -> int:
     from reconciler.store.engine import make_engine
     from reconciler.store.inspect import workloads_of
 
+    _quiet()
     settings = _settings()
     engine = make_engine(settings.sql_alchemy_conn)
     unreadable: dict[str, str] = {}
@@ -229,6 +237,28 @@ def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
         finally:
             gateway.close()
     return Story(w, attempts_of(engine, w.exec_id), task, error)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check configuration, database, AWS and Airflow's settings, and say what to mend. Exit code 1: errors."""
+    import time
+
+    from rich.console import Console
+
+    from reconciler import show
+    from reconciler.airflow.options import read
+    from reconciler.clock import SystemClock
+    from reconciler.core.finding import Level
+    from reconciler.doctor import Tools, examine
+
+    _quiet()
+    clock = SystemClock()
+    found = examine(Tools(read, lambda settings: _aws(settings, clock), clock, time.time))  # noqa: TID251 - a composition root
+    if arguments.json:
+        print(show.as_json(found))
+    else:
+        show.show_findings(Console(), found)
+    return int(any(finding.level is Level.ERROR for finding in found))
 
 
 def local_ecs(arguments: argparse.Namespace) -> int:
@@ -314,6 +344,7 @@ COMMANDS = (
             _JSON,
         ),
     ),
+    Command("doctor", doctor, (_JSON,)),
     Command(
         "local-ecs",
         local_ecs,

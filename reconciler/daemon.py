@@ -6,13 +6,14 @@ import os
 import secrets  # noqa: TID251 - a new holder for each process, so that the lease's epoch rises with every restart
 import socket
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+import reconciler
 from reconciler.calls import CallPool
 from reconciler.checks import CLUSTER, check_profile
 from reconciler.controllers import Controller, Result
@@ -39,8 +40,9 @@ from reconciler.page.board import Board
 from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
 from reconciler.server import HttpServer
+from reconciler.store.components import ANNOUNCE_EVERY, Component, announce
 from reconciler.store.daemon import SqlStore
-from reconciler.store.engine import make_engine
+from reconciler.store.engine import make_engine, translated, writing
 from reconciler.store.inspect import holders
 from reconciler.store.migrate import at_head
 from reconciler.store.watchdog import watch
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
     from reconciler.core.task import Workload
-    from reconciler.seams import Delivery, Lease
+    from reconciler.seams import Clock, Delivery, Lease
 
 __all__ = ["run_daemon"]
 
@@ -103,11 +105,14 @@ class Report:
         held: Callable[[], dict[str, str]],
         metrics: Metrics,
         board: Board,
+        announce: Callable[[], None],
     ) -> None:
         self._store, self._adopt, self._limiter = store, adopt, limiter
         self._held, self._metrics, self._board = held, metrics, board
+        self._announce = announce
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
+        self._announce()
         counts, held = self._store.counts(), self._held()
         causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
         self._metrics.counted(counts, causes, self._adopt, self._limiter.levels())
@@ -146,11 +151,12 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
     calls = CallPool(gateway, delivery, LAUNCHES_AT_ONCE)
     ecs_gates = {profile.name: Gate() for profile in settings.profiles.all()}
     api_gate = Gate()
+    holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     elector = Elector(
         store,
         clock,
         name=f"{options.deployment}/{settings.ecs.region_name}",
-        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        holder=holder,
         ttl=options.lease_seconds,
     )
     manager: Manager | None = None
@@ -165,11 +171,14 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
         stuck = manager.stuck() if manager else []
         return not stuck, f"these loops hang: {', '.join(stuck)}" if stuck else "ok"
 
+    def trouble() -> str | None:
+        return "; ".join(dict.fromkeys(held().values())) or None
+
     def ready() -> tuple[bool, str]:
         if manager is None:
             return False, "; ".join(["starting", *waits_for])
-        if reasons := dict.fromkeys(held().values() if elector.lease() else ()):
-            return False, "; ".join(reasons)
+        if elector.lease() and (reason := trouble()):
+            return False, reason
         return elector.reachable, "leading" if elector.lease() else "standing by"
 
     source = DaemonSource(
@@ -234,7 +243,15 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
                 policy=settings.policy,
                 retention=timedelta(seconds=options.retention),
             ),
-            Report(store, adopt, limiter, held=held, metrics=metrics, board=board),
+            Report(
+                store,
+                adopt,
+                limiter,
+                held=held,
+                metrics=metrics,
+                board=board,
+                announce=announcer(engine, settings, holder, trouble, clock),
+            ),
         ]
 
         def finish(lease: Lease) -> None:
@@ -248,6 +265,25 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
         gateway.close()
         server.close()
         engine.dispose()
+
+
+def announcer(
+    engine: Engine, settings: DaemonSettings, name: str, trouble: Callable[[], str | None], clock: Clock
+) -> Callable[[], None]:
+    """Says what this daemon is set to and what troubles it, when that changes and once a minute."""
+    said: tuple[str | None, float] | None = None
+
+    def say() -> None:
+        nonlocal said
+        now, what = clock.monotonic(), trouble()
+        if said is not None and said[0] == what and now - said[1] < ANNOUNCE_EVERY:
+            return
+        me = Component("daemon", name, reconciler.__version__, {"options": asdict(settings.shared)}, what)
+        with translated(), writing(engine).begin() as conn:
+            announce(conn, settings.options.deployment, me)
+        said = (what, now)
+
+    return say
 
 
 def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:

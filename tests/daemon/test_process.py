@@ -66,6 +66,7 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         assert "ExpiredTokenException" in daemon.get("/readyz")[1]
         site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs"}') == 1)
         assert site.row("a").phase in (Phase.PENDING, Phase.LAUNCHING)
+        assert "ExpiredTokenException" in site.call("status").stdout
         with site.ecs.lock:
             site.ecs.model.faults.remove(expired)
         site.until(lambda: site.row("a").terminal, daemon.log)

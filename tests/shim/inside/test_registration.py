@@ -53,7 +53,8 @@ def test_every_option_is_registered_with_the_default_that_it_has(section: str, m
     assert set(described) == set(model.model_fields)
     defaults = {name: read(section, name) for name in model.model_fields if name != "deployment"}
 
-    given = {name: value for name, value in defaults.items() if value}
+    # Where the Amazon provider has registered the section, an unset conn_id reads like this.
+    given = {name: value for name, value in defaults.items() if value and (name, value) != ("conn_id", "aws_default")}
     required = {name: "x" for name, info in model.model_fields.items() if info.is_required()}
     assert model.model_validate(_parsed(model, {**required, **given})) == model.model_validate(required)
 
