@@ -23,7 +23,7 @@ from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.store.rows import row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 STATES: Final = (None, *(state.value for state in TaskInstanceState))
