@@ -176,6 +176,9 @@ def _check_database() -> None:
 
 
 def _naming(executor: BaseExecutor) -> Naming:
+    if not executor.job_id:
+        # Not in a scheduler, and only a scheduler gives ids.
+        return Naming(alone=False, default=False, names=frozenset())
     configured = ExecutorLoader.get_executor_names()
     name = executor.name
     names = {name.alias, name.module_path} - {None} if name else set()
