@@ -261,7 +261,7 @@ def test_a_broken_rule_is_seen(rule: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = (Path(__file__).parent / "check.py").read_text()
+    source = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("check*.py")))
     assert set(re.findall(r'self\.broken\(\s*"([^"]+)"', source)) == CASES.keys()
 
 
@@ -276,3 +276,9 @@ def test_a_violation_names_those_whom_its_story_is_about() -> None:
     (violation,) = checker.check(write({"phase": "RUNNING"}))
     assert violation.ids == ("t1-1",)
     assert "I7" in str(violation)
+
+
+def test_the_page_explains_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text()
+    told = re.findall(r"^\| ([ISW]\d+ [^|]+) \|", page, re.MULTILINE)
+    assert sorted(told) == sorted(CASES)
