@@ -13,6 +13,10 @@ class AirflowRules(Known):
     def on_ti(self, event: dict[str, Any]) -> None:
         ti = self.tis.setdefault(event["name"], Instance())
         before, was_id = ti.state, ti.id
+        if ti.ext and (event["state"] not in ("queued", "running") or event["ext"] != ti.ext):
+            self.inactive_since.setdefault(ti.ext, self.t)
+        if event["ext"] and event["state"] in ("queued", "running"):
+            self.inactive_since.pop(event["ext"], None)
         self._queued_until_now(event["name"], ti)
         if event["state"] == "queued":
             ti.queued_at = self.t
@@ -98,8 +102,9 @@ class AirflowRules(Known):
             return
         self.synced[job] = self.t
         if event["upkept"]:
-            since[True] = self.upkept.get(job, float("-inf"))
-            self.upkept[job] = self.t
+            upkept = self.upkept.setdefault(job, [])
+            since[True] = upkept[-1] if upkept else float("-inf")
+            upkept.append(self.t)
         for name, tries in event["held"]:
             if name in self.excused:
                 continue

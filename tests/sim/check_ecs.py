@@ -118,6 +118,7 @@ class EcsRules(Known):
     def on_exit(self, event: dict[str, Any]) -> None:
         if task := self.tasks.get(event["arn"]):
             task.ended, task.why = True, event["why"]
-            if event["why"] == "broken":
+            # Where nothing was ever admitted, it may be how all is set up that keeps containers from Airflow's API.
+            if event["why"] == "broken" or (event["why"] == "no api" and not self.remembered):
                 self.own_faults[task.id] = self.own_faults.get(task.id, 0) + 1
             self.callbacks.setdefault(task.id.partition("-")[0], []).append(event["code"])

@@ -68,6 +68,7 @@ class TableRules(Known):
         if phase == "LAUNCHING":
             self.intents[exec_id, new["attempt"]] = self.t
             self._before_again(exec_id, new["attempt"] - 1)
+            self._unwanted(new)
         elif phase == "STOPPING":
             self.stopping_at[exec_id] = self.t
             if new["desired"] == "RUN":
@@ -88,6 +89,15 @@ class TableRules(Known):
         if task and task.works and task.admitted_at < self.t - 300 and not self.stale and not self.restored:
             text = f"{row['exec_id']} is stopped as late and runs since {task.admitted_at:.0f} s"
             self.broken("S2 what is wanted is not stopped", text, row["exec_id"], task.arn)
+
+    def _unwanted(self, row: dict[str, Any]) -> None:
+        """Its scheduler had looked four times since: two looks must agree, and writing takes a moment."""
+        since = self.inactive_since.get(row["exec_id"])
+        looks = self.upkept.get(row["owner_job_id"], [])[-4:]
+        owned = self.owned_at.get(row["exec_id"], 0.0)
+        if since is not None and len(looks) == 4 and looks[0] > max(since, owned) and not self.restored:
+            text = f"{row['exec_id']} is launched, and not wanted since {since:.0f} s"
+            self.broken("I22 what is not wanted is not launched", text, row["exec_id"])
 
     def _before_again(self, exec_id: str, attempt: int) -> None:
         if self.restored:

@@ -90,8 +90,11 @@ class Known:
     ended_at: dict[str, float] = field(default_factory=dict)
     owned_at: dict[str, float] = field(default_factory=dict)
     synced: dict[int, float] = field(default_factory=dict)
-    upkept: dict[int, float] = field(default_factory=dict)
-    """When each scheduler last delivered, and last compared all its open rows, with nothing in its way."""
+    """When each scheduler last delivered with nothing in its way."""
+    upkept: dict[int, list[float]] = field(default_factory=dict)
+    """When each scheduler compared all its open rows with what Airflow wants, with nothing in its way."""
+    inactive_since: dict[str, float] = field(default_factory=dict)
+    """When Airflow ceased to want a workload."""
     epoch: int = 0
     faulty: set[str] = field(default_factory=set)
     """Task instances whose starts were made to fail or to hang."""
