@@ -24,7 +24,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, deliver, identity
-from reconciler.core.answer import Blocked, Existing, NotStarted
+from reconciler.core.answer import Blocked
 from reconciler.core.deliver import Acknowledge, Fail, Refuse, Succeed
 from reconciler.core.phase import Phase
 from reconciler.core.task import Container, EcsTask, Kind
@@ -314,19 +314,6 @@ def _old_news_is_believed(stack: ExitStack) -> None:
 @_mutant
 def _orphans_are_left_alone(stack: ExitStack) -> None:
     _set(stack, Adopt, "_stop_orphans", lambda *_: 0)
-
-
-@_mutant
-def _conflict_is_a_failure(stack: ExitStack) -> None:
-    real = Launch._judge
-    _set(
-        stack,
-        Launch,
-        "_judge",
-        lambda self, w, answer: real(
-            self, w, NotStarted("conflict", capacity=False) if isinstance(answer, Existing) else answer
-        ),
-    )
 
 
 @_mutant

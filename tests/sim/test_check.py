@@ -176,6 +176,12 @@ def write(changes: Event, first: Event | None = None) -> list[Event]:
     return [row.write(), row.write(**changes)]
 
 
+def unwanted_launch(looks: int) -> list[Event]:
+    row = Row()
+    gone = [row.write(), ti("queued"), ti(None, 2.0)]
+    return [*gone, *(synced(10.0 * n) for n in range(1, looks + 1)), row.write(99.0, **LAUNCHED)]
+
+
 def waits(seconds: float) -> list[Event]:
     return [at(0, "heal"), ti("queued", 1.0), ti("scheduled", 1.0 + seconds)]
 
@@ -183,7 +189,7 @@ def waits(seconds: float) -> list[Event]:
 EXIT = at(2, "exit", arn="a", id="t1-1", attempt=1, code=1, why="broken")
 GONE: list[Event] = [stopped(1.5)]
 POISON = at(0, "poison", name="t1")
-LAUNCHED = {"phase": "LAUNCHING", "attempt": 1}
+LAUNCHED: Event = {"phase": "LAUNCHING", "attempt": 1}
 
 CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I1 one task per launch": ([*(r := Row()).launched(), stopped(), r.created(arn="b")], Row().launched()),
@@ -234,6 +240,7 @@ CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I18 nothing alive is forgotten": (forgotten(acked_version=6), forgotten(*GONE, acked_version=6)),
     "I20 calls stay below the rate": ([stop(arn="x")] * 141, [stop(arn="x")] * 140),
     "I21 no secret is stored or told": ([emit("failed", info="eyJhbGciOi")], [emit("failed", info="exit code 1")]),
+    "I22 what is not wanted is not launched": (unwanted_launch(4), unwanted_launch(3)),
     "I22 what is not wanted is stopped": (alive_at_the_end(desired="STOP"), alive_at_the_end(phase="RUNNING")),
     "I23 LOST only if ECS knows nothing": (
         [*(r := Row()).launched(), r.write(phase="LOST")],
@@ -261,7 +268,7 @@ def test_a_broken_rule_is_seen(rule: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = (Path(__file__).parent / "check.py").read_text()
+    source = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("check*.py")))
     assert set(re.findall(r'self\.broken\(\s*"([^"]+)"', source)) == CASES.keys()
 
 
@@ -276,3 +283,9 @@ def test_a_violation_names_those_whom_its_story_is_about() -> None:
     (violation,) = checker.check(write({"phase": "RUNNING"}))
     assert violation.ids == ("t1-1",)
     assert "I7" in str(violation)
+
+
+def test_the_page_explains_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text()
+    told = re.findall(r"^\| ([ISW]\d+ [^|]+) \|", page, re.MULTILINE)
+    assert sorted(told) == sorted(CASES)
