@@ -262,17 +262,9 @@ RULES = [
         peer="command",
     ),
     Rule(
-<<<<<<< HEAD
         "a container without a name is the task's own",
         without(overrides=container(cpu=10)),
         executor_config={"overrides": {"containerOverrides": [{"cpu": 10}]}},
         peer="container-name",
-||||||| 1fd7643
-=======
-        "a container without a name is the one that runs the task",
-        without(overrides=container(cpu=10)),
-        executor_config={"overrides": {"containerOverrides": [{"cpu": 10}]}},
-        peer="sentence",
->>>>>>> users
     ),
 ]
