@@ -75,17 +75,29 @@ def run(_: argparse.Namespace) -> int:
     return 0
 
 
-def migrate(_: argparse.Namespace) -> int:
+def migrate(arguments: argparse.Namespace) -> int:
     """Create or upgrade the tables."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
     from reconciler.airflow.options import read
+    from reconciler.core.errors import StoreUnavailable
     from reconciler.store.engine import make_engine
+    from reconciler.store.grant import grant
     from reconciler.store.migrate import migrate as to_head
 
     # Airflow's logging shows what Alembic says of each step; the command's own answer is enough.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
-    to_head(engine)
+    patiently = Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        stop=stop_after_delay(arguments.wait),
+        wait=wait_fixed(2),
+        reraise=True,
+    )
+    patiently(to_head, engine)
+    if arguments.grant:
+        patiently(grant, engine, arguments.grant)
     engine.dispose()
     print("The tables of ecs-reconciler are as this release needs them.")
     return 0
@@ -293,7 +305,14 @@ _JSON = _argument("--json", action="store_true", help="Answer in JSON")
 
 COMMANDS = (
     Command("run", run),
-    Command("migrate", migrate),
+    Command(
+        "migrate",
+        migrate,
+        (
+            _argument("--wait", type=float, default=0, help="Seconds to wait for the database (default: %(default)s)"),
+            _argument("--grant", metavar="ROLE", help="Grant this PostgreSQL role what the daemon needs"),
+        ),
+    ),
     Command("status", status, (_JSON,)),
     Command("pause", pause, (_QUEUE,)),
     Command("resume", resume, (_QUEUE,)),
