@@ -267,6 +267,36 @@ def local_ecs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def aws_setup(arguments: argparse.Namespace) -> int:
+    """Print a CloudFormation template of what is needed in AWS, with these parameters checked and set."""
+    from reconciler.awssetup import template
+
+    print(template(arguments.setting), end="")
+    return 0
+
+
+def render(arguments: argparse.Namespace) -> int:
+    """Print a task definition for tasks' containers, as `aws ecs register-task-definition` takes it."""
+    import json
+
+    from reconciler.awssetup import task_definition
+
+    request = task_definition(
+        family=arguments.family,
+        container_name=arguments.container_name,
+        image=arguments.image,
+        region=arguments.region,
+        log_group=arguments.log_group,
+        execution_role_arn=arguments.execution_role_arn,
+        task_role_arn=arguments.task_role_arn,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        architecture=arguments.architecture,
+    )
+    print(json.dumps(request, indent=2))
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself."""
     from reconciler.demo import demo as run_demo
@@ -331,6 +361,28 @@ COMMANDS = (
             _argument("--map", type=int, help="Only of this map index"),
             _argument("--try", dest="try_number", type=int, help="Only of this try"),
             _JSON,
+        ),
+    ),
+    Command(
+        "aws-setup",
+        aws_setup,
+        (_argument("setting", nargs="*", metavar="NAME=VALUE", help="Defaults for the template's parameters"),),
+    ),
+    Command(
+        "render",
+        render,
+        (
+            _argument("what", choices=("task-definition",), help="What to print"),
+            _argument("--image", required=True, help="The image with Airflow and the DAGs"),
+            _argument("--region", required=True, help="AWS region of the log group"),
+            _argument("--execution-role-arn", required=True, help="Role that pulls images and writes logs"),
+            _argument("--task-role-arn", help="Role that tasks have (default: none)"),
+            _argument("--family", default="airflow", help="Name of the task definition (default: %(default)s)"),
+            _argument("--container-name", default="airflow", help="Name of the container (default: %(default)s)"),
+            _argument("--log-group", default="/ecs/airflow", help="Log group in CloudWatch (default: %(default)s)"),
+            _argument("--cpu", type=int, default=1024, help="CPU units of a task (default: %(default)s)"),
+            _argument("--memory", type=int, default=2048, help="MiB of memory of a task (default: %(default)s)"),
+            _argument("--architecture", choices=("X86_64", "ARM64"), default="X86_64", help="(default: %(default)s)"),
         ),
     ),
     Command(
