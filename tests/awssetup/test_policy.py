@@ -50,12 +50,21 @@ FROM_THE_QUEUE = {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
 
 
 @pytest.fixture
-def policy(aws: boto3.Session) -> list[dict[str, Any]]:
-    """The policy's statements as CloudFormation resolves them, for a cluster that is there."""
+def policies(aws: boto3.Session) -> dict[str, list[dict[str, Any]]]:
+    """The statements of each policy as CloudFormation resolves them, for a cluster that is there, by output."""
     aws.client("ecs").create_cluster(clusterName=CLUSTER)
     found = deploy(aws, f"Deployment={FAMILY}", f"ClusterName={CLUSTER}")
+    return {name: _statements(aws, found[name]) for name in ("DaemonPolicyArn", "LogReaderPolicyArn")}
+
+
+@pytest.fixture
+def policy(policies: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The daemon's."""
+    return policies["DaemonPolicyArn"]
+
+
+def _statements(aws: boto3.Session, arn: str) -> list[dict[str, Any]]:
     iam = aws.client("iam")
-    arn = found["DaemonPolicyArn"]
     version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
     document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
     statements: list[dict[str, Any]] = document["Statement"]
@@ -150,10 +159,11 @@ def resource_of(operation: str, parameters: dict[str, Any]) -> str:
     return "*"
 
 
-def named_in_the_code() -> set[str]:
-    """Actions of every call of an AWS client that the daemon's code holds, by the names of boto3's methods.
+def named_in_the_code(inside_airflow: bool = False) -> set[str]:
+    """Actions of every call of an AWS client that the code holds, by the names of boto3's methods.
 
-    A client is what is called so: `client`, `self._client`, `sqs_client`. Local ECS and demo are not the daemon.
+    A client is what is called so: `client`, `self._client`, `sqs_client`. Either of the daemon, or of what runs inside
+    Airflow; local ECS and demo are neither.
     """
     session: Any = boto3.Session()
     methods: dict[str, set[str]] = {}
@@ -163,7 +173,8 @@ def named_in_the_code() -> set[str]:
             methods.setdefault(xform_name(operation), set()).add(f"{prefix}:{operation}")
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
-        if path.relative_to(SOURCE).parts[0] in ("localecs", "demo"):
+        folder = path.relative_to(SOURCE).parts[0]
+        if folder in ("localecs", "demo") or (folder == "airflow") != inside_airflow:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("client"):
@@ -179,6 +190,12 @@ def named_in_the_code() -> set[str]:
 
 def test_nothing_else_is_in_it(policy: list[dict[str, Any]]) -> None:
     assert actions(policy) == named_in_the_code() | DEPENDENT | FROM_THE_QUEUE
+
+
+def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:
+    (statement,) = policies["LogReaderPolicyArn"]
+    assert set(_list(statement["Action"])) == named_in_the_code(inside_airflow=True)
+    assert f"log-group:/ecs/{FAMILY}" in statement["Resource"]
 
 
 def test_the_search_finds_what_the_gateway_calls(recorded: list[tuple[str, dict[str, Any]]]) -> None:
