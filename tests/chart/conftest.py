@@ -37,12 +37,17 @@ class Helm:
         return done.stdout
 
     def template(
-        self, values: dict[str, Any] | Path | None = None, *flags: str, release: str = "r", operator: bool = True
+        self,
+        values: dict[str, Any] | Path | None = None,
+        *flags: str,
+        release: str = "r",
+        operator: bool = True,
+        chart: Path = CHART,
     ) -> str:
         """What `helm template` prints. Values are merged over the one that has no default, an image."""
         flags += ("--api-versions", OPERATOR) if operator else ()
         given, stdin = ("-", yaml.safe_dump(IMAGE | (values or {}))) if not isinstance(values, Path) else (values, "")
-        return self.run("template", release, CHART, "--namespace", "ns", "--values", given, *flags, stdin=stdin)
+        return self.run("template", release, chart, "--namespace", "ns", "--values", given, *flags, stdin=stdin)
 
     def render(self, values: dict[str, Any] | Path | None = None, *flags: str, **settings: Any) -> Objects:
         """The same as objects."""
