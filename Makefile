@@ -43,7 +43,7 @@ docs: .venv/.installed ## Write the pages that are made from the code
 
 tools: .tools/.binaries ## Fetch helm3, helm4 and hadolint into .tools
 
-release-check: .venv/.installed .venv-release/.installed ## Build, install and examine what would be released (15 minutes)
+release-check: .venv-release/.installed ## Build, install and examine what would be released (15 minutes)
 	@.venv-release/bin/python tests/tools/release_check.py
 
 lock: $(UV) ## Write the hashed locks (ARGS=--upgrade for the newest versions)

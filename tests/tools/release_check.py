@@ -234,6 +234,9 @@ def main() -> int:
             except (AssertionError, subprocess.SubprocessError) as error:
                 failed += 1
                 said = f"FAILED   {name}: {error}"
+                if step is build:
+                    sys.stdout.write(f"{said}\nThere is nothing to examine.\n")
+                    return 1
             sys.stdout.write(f"{said}\n")
             sys.stdout.flush()
     if blocked:
