@@ -199,6 +199,14 @@ def test_migrations_as_a_hook_and_as_an_object(helm: Helm) -> None:
     assert plain("1")["metadata"]["name"] != plain("2")["metadata"]["name"]
 
 
+def test_a_token_for_the_status_page(helm: Helm) -> None:
+    name = variable("ecs_reconciler", "status_page_token")
+    assert name not in helm.render().env
+    env = helm.render({"http": {"statusPageToken": {"name": "page"}}}).env
+    assert env[name] == {"secretKeyRef": {"name": "page", "key": "token"}}
+    assert "status_page_token" in ReconcilerOptions.model_fields
+
+
 def test_a_hook_needs_nothing_that_comes_after_it(helm: Helm) -> None:
     """The job runs before the chart's own objects are there."""
     rendered = helm.render()

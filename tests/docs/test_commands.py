@@ -27,7 +27,7 @@ from tests.docs.pages import PAGES, ROOT, SHELL
 if TYPE_CHECKING:
     from tests.docs.pages import Block
 
-NEEDS = {"aws", "kubernetes", "docker", "postgresql", "a second terminal"}
+NEEDS = {"aws", "kubernetes", "docker", "postgresql", "a second terminal", "a checkout"}
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make demo ARGS=--kill-daemon": (".ci/run", "make demo ARGS=--kill-daemon"),
