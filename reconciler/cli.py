@@ -81,16 +81,28 @@ def run(_: argparse.Namespace) -> int:
     return 0
 
 
-def migrate(_: argparse.Namespace) -> int:
+def migrate(arguments: argparse.Namespace) -> int:
     """Create or upgrade the tables."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
     from reconciler.airflow.options import read
+    from reconciler.core.errors import StoreUnavailable
     from reconciler.store.engine import make_engine
+    from reconciler.store.grant import grant
     from reconciler.store.migrate import migrate as to_head
 
     _quiet()
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
-    to_head(engine)
+    patiently = Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        stop=stop_after_delay(arguments.wait),
+        wait=wait_fixed(2),
+        reraise=True,
+    )
+    patiently(to_head, engine)
+    if arguments.grant:
+        patiently(grant, engine, arguments.grant)
     engine.dispose()
     print("The tables of ecs-reconciler are as this release needs them.")
     return 0
@@ -285,6 +297,36 @@ def local_ecs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def aws_setup(arguments: argparse.Namespace) -> int:
+    """Print a CloudFormation template of what is needed in AWS, with these parameters checked and set."""
+    from reconciler.awssetup import template
+
+    print(template(arguments.setting), end="")
+    return 0
+
+
+def render(arguments: argparse.Namespace) -> int:
+    """Print a task definition for tasks' containers, as `aws ecs register-task-definition` takes it."""
+    import json
+
+    from reconciler.awssetup import task_definition
+
+    request = task_definition(
+        family=arguments.family,
+        container_name=arguments.container_name,
+        image=arguments.image,
+        region=arguments.region,
+        log_group=arguments.log_group,
+        execution_role_arn=arguments.execution_role_arn,
+        task_role_arn=arguments.task_role_arn,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        architecture=arguments.architecture,
+    )
+    print(json.dumps(request, indent=2))
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself."""
     from reconciler.demo import demo as run_demo
@@ -323,7 +365,14 @@ _JSON = _argument("--json", action="store_true", help="Answer in JSON")
 
 COMMANDS = (
     Command("run", run),
-    Command("migrate", migrate),
+    Command(
+        "migrate",
+        migrate,
+        (
+            _argument("--wait", type=float, default=0, help="Seconds to wait for the database (default: %(default)s)"),
+            _argument("--grant", metavar="ROLE", help="Grant this PostgreSQL role what the daemon needs"),
+        ),
+    ),
     Command("status", status, (_JSON,)),
     Command("pause", pause, (_QUEUE,)),
     Command("resume", resume, (_QUEUE,)),
@@ -345,6 +394,28 @@ COMMANDS = (
         ),
     ),
     Command("doctor", doctor, (_JSON,)),
+    Command(
+        "aws-setup",
+        aws_setup,
+        (_argument("setting", nargs="*", metavar="NAME=VALUE", help="Defaults for the template's parameters"),),
+    ),
+    Command(
+        "render",
+        render,
+        (
+            _argument("what", choices=("task-definition",), help="What to print"),
+            _argument("--image", required=True, help="The image with Airflow and the DAGs"),
+            _argument("--region", required=True, help="AWS region of the log group"),
+            _argument("--execution-role-arn", required=True, help="Role that pulls images and writes logs"),
+            _argument("--task-role-arn", help="Role that tasks have (default: none)"),
+            _argument("--family", default="airflow", help="Name of the task definition (default: %(default)s)"),
+            _argument("--container-name", default="airflow", help="Name of the container (default: %(default)s)"),
+            _argument("--log-group", default="/ecs/airflow", help="Log group in CloudWatch (default: %(default)s)"),
+            _argument("--cpu", type=int, default=1024, help="CPU units of a task (default: %(default)s)"),
+            _argument("--memory", type=int, default=2048, help="MiB of memory of a task (default: %(default)s)"),
+            _argument("--architecture", choices=("X86_64", "ARM64"), default="X86_64", help="(default: %(default)s)"),
+        ),
+    ),
     Command(
         "local-ecs",
         local_ecs,
