@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sqlalchemy import Engine
+    from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
 
     from reconciler.localecs import LocalEcs
 
@@ -136,5 +137,15 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def metric(self, sample: str) -> float:
-        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return float(found.group(1)) if found else float("nan")
+        """The sum of all samples with this name and at least these labels: `name` or `name{label="value",...}`."""
+        name, _, rest = sample.partition("{")
+        wanted = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        found = [
+            shown.value
+            for family in text_string_to_metric_families(self.get("/metrics")[1])
+            for shown in family.samples
+            if shown.name == name and wanted.items() <= shown.labels.items()
+        ]
+        return sum(found) if found else float("nan")
+
+
