@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from reconciler.clock import SystemClock
 from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.store import shim
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
     from reconciler.localecs import LocalEcs
@@ -147,5 +148,3 @@ class Daemon:
             if shown.name == name and wanted.items() <= shown.labels.items()
         ]
         return sum(found) if found else float("nan")
-
-
