@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-from sqlalchemy import Engine
+    from sqlalchemy import Engine
 
     from reconciler.localecs import LocalEcs
 

@@ -304,8 +304,8 @@ ENDED: Final = _add(
 HELD: Final = _add(
     Kind.GAUGE,
     "launches_held",
-    "1 while launches are held behind one probe, by cause: ecs (account, capacity, no answer), credentials (AWS refuses "
-    "them), api_server (containers do not reach Airflow). The latter two hold `all` profiles.",
+    "1 while launches are held behind one probe, by cause: ecs (account, capacity, no answer), credentials (AWS "
+    "refuses them), api_server (containers do not reach Airflow). The latter two hold `all` profiles.",
     "shard",
     "profile",
     "cause",
