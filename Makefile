@@ -36,9 +36,11 @@ chaos: .venv/.installed ## Real processes on a real database and a bad network: 
 format: .venv/.installed ## Format the code, mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-docs: .venv/.installed ## Write the pages that are made from the code
+docs: .venv/.installed ## Write the pages and dashboards that are made from the code
 	@$(BIN)/python -m tests.tools.options_page
 	@$(BIN)/python -m tests.tools.planted_list
+	@$(BIN)/python -m tests.tools.metrics_page
+	@$(BIN)/python -m grafana.build
 	@$(BIN)/python -m tests.tools.chart_files
 
 tools: .tools/.binaries ## Fetch helm3, helm4 and hadolint into .tools

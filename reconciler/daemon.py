@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -35,11 +36,12 @@ from reconciler.ecs.loggroups import LogGroups
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Elector
 from reconciler.manager import Manager
-from reconciler.metrics import Metrics
+from reconciler.metrics import Metrics, Shard
 from reconciler.page.board import Board
 from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
 from reconciler.server import HttpServer
+from reconciler.store.census import Census, take_census
 from reconciler.store.components import ANNOUNCE_EVERY, Component, announce
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine, translated, writing
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import boto3
+    from mypy_boto3_ecs import ECSClient
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
@@ -76,7 +79,7 @@ API_SERVER: Final = "api_server"
 class Leading:
     """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
 
-    def __init__(self, metrics: Metrics, limiter: Limiter, board: Board) -> None:
+    def __init__(self, metrics: Shard, limiter: Limiter, board: Board) -> None:
         self._metrics, self._limiter, self._board = metrics, limiter, board
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
@@ -102,21 +105,23 @@ class Report:
         adopt: Adopt,
         limiter: Limiter,
         *,
+        census: Callable[[], Census],
         held: Callable[[], dict[str, str]],
-        metrics: Metrics,
+        metrics: Shard,
         board: Board,
         announce: Callable[[], None],
     ) -> None:
         self._store, self._adopt, self._limiter = store, adopt, limiter
-        self._held, self._metrics, self._board = held, metrics, board
+        self._census, self._held, self._metrics, self._board = census, held, metrics, board
         self._announce = announce
 
     def reconcile(self, lease: Lease) -> Result:  # noqa: ARG002 - the shape of a controller
         self._announce()
-        counts, held = self._store.counts(), self._held()
-        causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
-        self._metrics.counted(counts, causes, self._adopt, self._limiter.levels())
-        self._board.counted(counts, held, self._adopt.breakers())
+        held = self._held()
+        self._metrics.held(held)
+        self._metrics.seen(len(self._adopt.orphans), self._adopt.breakers(), self._limiter.levels())
+        self._metrics.count(self._census)
+        self._board.counted(self._store.counts(), held, self._adopt.breakers())
         return Result(requeue_after=REPORT_INTERVAL)
 
 
@@ -128,19 +133,20 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
     unix = time.time  # noqa: TID251 - times for people, never compared with a row's
-    metrics, fallbacks, board = Metrics(options.max_running_tasks), Fallbacks(), Board(unix)
+    metrics, fallbacks, board = Metrics(options.deployment), Fallbacks(), Board(unix)
+    shard = _shard(settings, metrics, engine)
 
     def moved(old: Workload, new: Workload) -> None:
-        metrics.moved(old, new)
+        shard.moved(old, new)
         fallbacks.moved(old, new, clock.monotonic())
         board.moved(old, new)
 
-    store = SqlStore(engine, options.deployment, moved, metrics.unreadable)
-    access = Access(metrics.called)
+    store = SqlStore(engine, options.deployment, moved, shard.unreadable, shard.lost_race)
+    access = Access(shard.called)
     waits_for: list[str] = []
     limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
     gateway = Gateway(
-        make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session),
+        _client(settings, shard, session),
         limiter,
         clock,
         deployment=options.deployment,
@@ -216,7 +222,7 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
             api_gate=api_gate,
             fallbacks=fallbacks,
             max_running_tasks=options.max_running_tasks,
-            on_answer=metrics.answered,
+            on_answer=shard.answered,
             logs_of=LogGroups(gateway, clock),
         )
         adopt = Adopt(
@@ -229,12 +235,13 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
             sweep_interval=options.sweep_interval,
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
-            on_orphan=metrics.orphan,
+            on_orphan=shard.orphan,
+            on_twins=shard.twins,
         )
         controllers: list[Controller] = [
             launch,
             adopt,
-            Retry(store, clock, policy=settings.policy, api_gate=api_gate, on_retry=metrics.retried),
+            Retry(store, clock, policy=settings.policy, api_gate=api_gate),
             Cleanup(
                 store,
                 gateway,
@@ -247,8 +254,9 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
                 store,
                 adopt,
                 limiter,
+                census=partial(take_census, engine, options.deployment),
                 held=held,
-                metrics=metrics,
+                metrics=shard,
                 board=board,
                 announce=announcer(engine, settings, holder, trouble, clock),
             ),
@@ -258,7 +266,7 @@ def run_daemon(  # noqa: PLR0915 - the composition root, in the order in which t
             calls.drain(FINISH_SECONDS)
             launch.record(lease)
 
-        manager = Manager(controllers, elector, clock, Leading(metrics, limiter, board), finish=finish)
+        manager = Manager(controllers, elector, clock, Leading(shard, limiter, board), finish=finish)
         manager.run()
     finally:
         calls.close()
@@ -284,6 +292,21 @@ def announcer(
         said = (what, now)
 
     return say
+
+
+def _shard(settings: DaemonSettings, metrics: Metrics, engine: Engine) -> Shard:
+    """What is told of this daemon's one shard, and of the database's engine."""
+    metrics.watch(engine)
+    shard = metrics.shard(settings.ecs.region_name)
+    shard.quota(settings.options.max_running_tasks, settings.profiles)
+    return shard
+
+
+def _client(settings: DaemonSettings, shard: Shard, session: boto3.Session) -> ECSClient:
+    """The client for ECS, whose answers also tell the time."""
+    client = make_client(settings.ecs.region_name, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session)
+    client.meta.events.register("after-call.ecs", shard.heard)
+    return client
 
 
 def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
