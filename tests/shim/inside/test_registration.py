@@ -83,6 +83,11 @@ def test_the_daemons_settings_are_complete_with_what_must_be_set(monkeypatch: py
 
 
 def test_where_the_amazon_provider_is_installed_it_describes_its_own_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+
     assert set(get_provider_info()["config"]) == {"ecs_reconciler", "aws_ecs_executor"}
 
     monkeypatch.setattr(metadata, "distribution", lambda _name: "installed")
