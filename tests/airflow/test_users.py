@@ -72,11 +72,22 @@ class Cancelled:
     def __init__(self, scenario: Scenario, how: str) -> None:
         self.scenario = scenario
         self.how = how
+        self.exec_id = ""
+        """The queueing that is cancelled. A slow machine may have seen others before: Airflow calls them stuck."""
         self._heartbeat = ""
+
+    def row(self) -> Workload:
+        (found,) = [w for w in self.scenario.rows() if w.exec_id == self.exec_id]
+        return found
+
+    def after(self) -> list[Workload]:
+        """What was queued after it."""
+        ids = [w.exec_id for w in self.scenario.rows()]
+        return self.scenario.rows()[ids.index(self.exec_id) + 1 :]
 
     def reached(self, dag_id: str) -> bool:
         """Whether its moment has come, or has been."""
-        if self._heartbeat:
+        if self.exec_id:
             return True
         rows = self.scenario.rows()
         if dag_id == "unpullable":
@@ -94,14 +105,15 @@ class Cancelled:
                 raise
 
     def ended(self) -> bool:
-        return self.scenario.rows()[0].terminal
+        return self.row().terminal
 
     def queued_again(self) -> bool:
-        return len(self.scenario.rows()) > 1
+        return bool(self.after())
 
     def cancel(self) -> bool:
         """Returns whether it is done."""
         api, dag_id, run_id = self.scenario.stack.api, self.scenario.dag_id, self.scenario.run_id
+        self.exec_id = self.exec_id or self.scenario.rows()[-1].exec_id
         if self.how in ("failed", "success"):
             api.mark(dag_id, run_id, "work", self.how)
         elif self.how == "clear":
@@ -169,22 +181,22 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
 @pytest.mark.parametrize("stack", ["3.3"], indirect=True)
 @pytest.mark.parametrize(("dag_id", "how"), CASES)
 def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id: str, how: str) -> None:
-    scenario = cancelled[dag_id, how].scenario
+    run = cancelled[dag_id, how]
+    scenario, w = run.scenario, run.row()
     scenario.assert_clean_of_retries()
-    w, *again = scenario.rows()
-    assert len(again) == (1 if how == "clear" else 0)
+    assert bool(run.after()) == (how == "clear")
     assert w.phase in (Phase.CANCELLED, Phase.EXITED, Phase.FAILED_START)
     assert w.desired is Desired.STOP
     assert w.desired_at is not None
     assert WHO[how] in str(w.desired_reason)
     # Nothing is launched once the stop is wanted, and what was stopped says who asked.
-    assert w.intent_at is not None
-    assert w.intent_at <= w.desired_at
-    if dag_id == "endless":
+    assert w.intent_at is None or w.intent_at <= w.desired_at
+    if dag_id == "endless" and w.task_arn:
         (task,) = [t for t in scenario.tasks() if t["taskArn"] == w.task_arn]
         assert task["stoppedReason"] == f"ecs-reconciler: {w.desired_reason}"
     if dag_id == "holds":
-        assert [what for what, exec_id, _ in scenario.evidence if exec_id == w.exec_id] == ["ran"]
+        later = {each.exec_id for each in run.after()}
+        assert [what for what, exec_id, _ in scenario.evidence if exec_id not in later] == ["ran"]
 
 
 @pytest.mark.parametrize("stack", ["3.3"], indirect=True)
