@@ -75,6 +75,7 @@ class Cancelled:
         self.exec_id = ""
         """The queueing that is cancelled. A slow machine may have seen others before: Airflow calls them stuck."""
         self._heartbeat = ""
+        self._cleared = False
 
     def row(self) -> Workload:
         (found,) = [w for w in self.scenario.rows() if w.exec_id == self.exec_id]
@@ -97,7 +98,6 @@ class Cancelled:
         return bool(self.scenario.evidence)
 
     def give_up(self) -> None:
-        """What was cleared runs again, and would for ever."""
         try:
             self.scenario.stack.api.mark(self.scenario.dag_id, self.scenario.run_id, "work", "failed")
         except ApiError as error:
@@ -107,9 +107,6 @@ class Cancelled:
     def ended(self) -> bool:
         return self.row().terminal
 
-    def queued_again(self) -> bool:
-        return bool(self.after())
-
     def cancel(self) -> bool:
         """Returns whether it is done."""
         api, dag_id, run_id = self.scenario.stack.api, self.scenario.dag_id, self.scenario.run_id
@@ -117,7 +114,13 @@ class Cancelled:
         if self.how in ("failed", "success"):
             api.mark(dag_id, run_id, "work", self.how)
         elif self.how == "clear":
-            self.scenario.clear()
+            if not self._cleared:
+                self.scenario.clear()
+                self._cleared = True
+            # What was cleared is queued again, and would begin anew for ever.
+            if not self.after():
+                return False
+            self.give_up()
         elif self.how == "delete":
             # Only a run that has ended can be deleted; and if it goes while Airflow's scheduler is at work on it, the
             # scheduler dies of an ObjectDeletedError. So a heartbeat of the scheduler's must lie between the two.
@@ -167,12 +170,8 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
         return not waiting
 
     stack.wait("every run to come to its moment", cancel_what_is_due, 240)
-    # Those that are cleared first: they begin again, and do not end by themselves.
-    for (dag_id, how), run in sorted(runs.items(), key=lambda item: item[1].how != "clear"):
+    for (dag_id, how), run in runs.items():
         stack.wait(f"the end of {dag_id} by {how}", run.ended, 240)
-        if how == "clear":
-            stack.wait(f"{dag_id} to be queued again", run.queued_again, 120)
-            run.give_up()
     for run in runs.values():
         run.scenario.wait_until_settled()
     return runs
