@@ -109,6 +109,8 @@ def _no_predecessor_barrier(stack: ExitStack) -> None:
         .limit(bindparam("limit"))
     )
     _set(stack, statements, "LAUNCHABLE", open_to_all)
+    in_queues = open_to_all.where(_w.queue.in_(bindparam("queues", expanding=True)))
+    _set(stack, statements, "LAUNCHABLE_IN", in_queues)
 
 
 @_mutant
@@ -431,19 +433,6 @@ def _acknowledged_when_emitted(stack: ExitStack) -> None:
 
 
 @_mutant
-def _emitted_once(stack: ExitStack) -> None:
-    real = Scheduler.emit
-
-    def emit(self: Scheduler, workload: Any, event: Any, info: Any = None) -> None:
-        told = self.__dict__.setdefault("told", set())
-        if (workload.exec_id, workload.attempt) not in told:
-            told.add((workload.exec_id, workload.attempt))
-            real(self, workload, event, info)
-
-    _set(stack, Scheduler, "emit", emit)
-
-
-@_mutant
 def _success_for_what_is_not_finished(stack: ExitStack) -> None:
     _verdict(stack, lambda w, _, verdict: Succeed() if isinstance(verdict, Fail) and w.exit_code == 0 else verdict)
 
@@ -489,12 +478,6 @@ def _failed_although_scheduled_again(stack: ExitStack) -> None:
         return Fail("it ended") if waits and ti.external_executor_id == w.exec_id else verdict
 
     _verdict(stack, change)
-
-
-@_mutant
-def _failed_whoever_runs_it(stack: ExitStack) -> None:
-    """A heartbeat from after the container's end is not looked at."""
-    _set(stack, deliver, "_running", lambda *_: Fail("it ended"))
 
 
 @_mutant

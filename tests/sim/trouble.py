@@ -130,7 +130,7 @@ def _slow_listing(rng: random.Random, chaos: float, tasks: Any) -> list[Trouble]
     """A listing is read long after it was made, while answers are lost.
 
     In half of them it is a listing that may prove absence: some launch, which was never made, is too old by then to be
-    sent again; others are made while the listing waits to be read.
+    sent again. Another, which was not made either, is made while the listing waits to be read.
     """
     proves = rng.random() < 0.5
     at = round(rng.random() * (30.0 if proves else chaos * 0.2), 1)
@@ -143,11 +143,11 @@ def _slow_listing(rng: random.Random, chaos: float, tasks: Any) -> list[Trouble]
         "seconds": rng.choice([2500.0, 2900.0, 3300.0]),
         "whole": False,
     }
-    lost = {"seconds": 1290.0, "mode": "lost", "operation": "RunTask", "share": 1.0}
+    lost = {"seconds": 1590.0, "mode": "lost", "operation": "RunTask", "share": 1.0}
     unheard = {"seconds": 3300.0, "mode": "lost_after", "operation": "RunTask", "share": 1.0}
     later = at + 1300.0 if proves else at
     stalls = [Trouble(later, "a process stalls", {**args, "which": which}) for which in (0, 1)]
-    troubles = [*stalls, Trouble(later, "ECS is flaky", unheard)]
+    troubles = [*stalls, Trouble(at + 1600.0 if proves else later, "ECS is flaky", unheard)]
     return [*troubles, Trouble(at, "ECS is flaky", lost)] if proves else troubles
 
 
