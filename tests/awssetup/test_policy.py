@@ -22,6 +22,7 @@ from reconciler.clock import SystemClock
 from reconciler.core import decide, runtask
 from reconciler.core.answer import Accepted
 from reconciler.core.task import Workload
+from reconciler.doctor.aws import needed_actions
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -163,7 +164,8 @@ def named_in_the_code(inside_airflow: bool = False) -> set[str]:
     """Actions of every call of an AWS client that the code holds, by the names of boto3's methods.
 
     A client is what is called so: `client`, `self._client`, `sqs_client`. Either of the daemon, or of what runs inside
-    Airflow; local ECS and demo are neither.
+    Airflow; local ECS and demo are neither. Nor is `doctor`, a person's command: what its own looks at IAM and quotas
+    are not allowed to see, it notes.
     """
     session: Any = boto3.Session()
     methods: dict[str, set[str]] = {}
@@ -174,7 +176,7 @@ def named_in_the_code(inside_airflow: bool = False) -> set[str]:
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         folder = path.relative_to(SOURCE).parts[0]
-        if folder in ("localecs", "demo") or (folder == "airflow") != inside_airflow:
+        if folder in ("localecs", "demo", "doctor") or (folder == "airflow") != inside_airflow:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("client"):
@@ -196,6 +198,13 @@ def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[
     (statement,) = policies["LogReaderPolicyArn"]
     assert set(_list(statement["Action"])) == named_in_the_code(inside_airflow=True)
     assert f"log-group:/ecs/{FAMILY}" in statement["Resource"]
+
+
+def test_doctor_asks_for_nothing_that_is_not_in_it(policy: list[dict[str, Any]]) -> None:
+    roles = {"taskRoleArn": "arn:aws:iam::1:role/t", "executionRoleArn": "arn:aws:iam::1:role/e"}
+    definition = {"taskDefinitionArn": f"{PREFIX}:task-definition/{FAMILY}:7", "family": FAMILY, **roles}
+    profile = runtask.Profile(cluster=CLUSTER, container_name="airflow", run_task={"taskDefinition": FAMILY})
+    assert set(needed_actions(profile, definition)) <= actions(policy)
 
 
 def test_the_search_finds_what_the_gateway_calls(recorded: list[tuple[str, dict[str, Any]]]) -> None:

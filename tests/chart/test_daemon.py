@@ -8,8 +8,10 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 
+from reconciler.awssetup import task_definition
 from reconciler.clock import SystemClock
 from reconciler.localecs import LocalEcs
 
@@ -29,7 +31,7 @@ deployment = prod
 region_name = us-east-1
 cluster = default
 container_name = airflow
-task_definition = airflow-task
+task_definition = airflow
 subnets = subnet-1
 """
 """As Airflow's chart writes it, of `config` in its values."""
@@ -71,6 +73,7 @@ def test_what_is_rendered_runs(helm: Helm, tmp_path: Path, own_role: bool) -> No
     clock = SystemClock()
     daemon = rendered.daemon
     with LocalEcs() as ecs:
+        register(ecs)
         given = environment(rendered, daemon, tmp_path, secrets)
         assert given["AIRFLOW__ECS_RECONCILER__HTTP_PORT"] == str(daemon["ports"][0]["containerPort"])
         # Two tests must not want one port, nor the whole network; and this ECS is not AWS.
@@ -94,6 +97,25 @@ def test_what_is_rendered_runs(helm: Helm, tmp_path: Path, own_role: bool) -> No
             process.terminate()
             process.wait(timeout=daemon_grace(rendered))
     assert process.returncode == 0, log.read_text()
+
+
+def register(ecs: LocalEcs) -> None:
+    """The task definition that `ecs-reconciler render` makes."""
+    definition = task_definition(
+        family="airflow",
+        container_name="airflow",
+        image="example/airflow:1",
+        region="us-east-1",
+        log_group="/ecs/airflow",
+        execution_role_arn="arn:aws:iam::123456789012:role/airflow-execution",
+        task_role_arn=None,
+        cpu=1024,
+        memory=2048,
+        architecture="X86_64",
+    )
+    client = boto3.Session("a", "b").client("ecs", region_name="us-east-1", endpoint_url=ecs.endpoint_url)
+    client.register_task_definition(**definition)  # type: ignore[arg-type]  # a plain dictionary
+    client.close()
 
 
 def daemon_grace(rendered: Objects) -> float:

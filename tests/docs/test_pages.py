@@ -23,9 +23,6 @@ OPTIONS = {
 LANGUAGES = {"sh", "ini", "yaml", "sql", "text", "mermaid", "python", "json"}
 TOLD_AS_COMING = {"events_queue_url"}
 """Options that a page says not every release has."""
-COMMANDS_NAMED_AHEAD = {"doctor"}
-"""Commands that a page names before they are there."""
-
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -68,7 +65,7 @@ def test_options_that_are_named_exist(page: Path) -> None:
 
 @each_page
 def test_commands_that_are_named_exist(page: Path) -> None:
-    known = {command.name for command in COMMANDS} | COMMANDS_NAMED_AHEAD
+    known = {command.name for command in COMMANDS}
     named = re.findall(r"`(?:airflow )?ecs-reconciler ([a-z][a-z-]*)", prose(page))
     assert set(named) <= known, f"no such command: {set(named) - known}"
 
