@@ -69,6 +69,8 @@ BUDGETS: dict[str, tuple[int, ...]] = {
     "running_is_told_for_tasks": (1, 2, 3),
     "slot_kept_after_the_end": (1, 2, 3),
     "never_given_back": (50, 85, 89),
+    "absence_judged_as_of_now": (1262,),
+    "no_predecessor_barrier": (11, 15, 30),
     "never_withdrawn": (140, 254),
     "given_back_without_compare_and_swap": (1, 6, 27),
     "nobody_takes_over": (9, 17, 29),
