@@ -161,7 +161,7 @@ class Scheduler:
                 self._upkeep.run(now)
                 # Here the bookkeeping is healed: what is held by now is held for good.
                 held = sorted((key.task_id, key.try_number) for key in self.running)
-                self._history.note("synced", job=JOB, ok=True, held=held)
+                self._history.note("synced", job=JOB, ok=True, upkept=True, held=held)
 
     def _queue(self) -> None:
         for ti in self.tis.values():
