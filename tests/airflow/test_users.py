@@ -117,8 +117,8 @@ class Cancelled:
             if not self._cleared:
                 self.scenario.clear()
                 self._cleared = True
-            # What was cleared is queued again, and would begin anew for ever.
-            if not self.after():
+            # What was cleared is queued again, and would begin anew for ever. But the next action is named, too.
+            if not self.after() or self.row().desired is Desired.RUN:
                 return False
             self.give_up()
         elif self.how == "delete":
