@@ -498,23 +498,6 @@ def _task_instances_read_before_rows(stack: ExitStack) -> None:
 
 
 @_mutant
-def _adoption_writes_no_rows(stack: ExitStack) -> None:
-    """Nor is what Airflow calls stuck in QUEUED looked after: what was queued without a row stays so."""
-
-    def adopt(self: Scheduler) -> None:
-        real_insert = shim.insert
-        shim.insert = lambda *_: None
-        try:
-            adopts(self)
-        finally:
-            shim.insert = real_insert
-
-    adopts = Scheduler._adopt
-    _set(stack, Scheduler, "_adopt", adopt)
-    _set(stack, Scheduler, "_stuck_in_queued", lambda _: None)
-
-
-@_mutant
 def _nobody_takes_over(stack: ExitStack) -> None:
     """What is left of dead schedulers, where adoption does not reach."""
     _set(stack, Upkeep, "_take_over", lambda _: None)

@@ -75,7 +75,6 @@ BUDGETS: dict[str, tuple[int, ...]] = {
     "given_back_without_compare_and_swap": (1, 6, 27),
     "nobody_takes_over": (9, 17, 29),
     "task_instances_read_before_rows": (9, 10, 17),
-    "adoption_writes_no_rows": (29, 35, 44),
 }
 """For each planted fault the seeds within which it must be found: `python -m tests.sim 1000 1 --budget`."""
 
