@@ -114,7 +114,7 @@ def register(ecs: LocalEcs) -> None:
         architecture="X86_64",
     )
     client = boto3.Session("a", "b").client("ecs", region_name="us-east-1", endpoint_url=ecs.endpoint_url)
-    client.register_task_definition(**definition)  # type: ignore[arg-type]  # a plain dictionary
+    client.register_task_definition(**definition)
     client.close()
 
 
