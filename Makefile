@@ -11,7 +11,7 @@ WORKERS ?= 3
 help: ## Show what can be done here
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: .venv/.installed .venv-3.2/.installed ## Make the environments (Airflow 3.3 and 3.2)
+install: .venv/.installed .venv-3.2/.installed .tools/.binaries ## Make the environments (Airflow 3.3 and 3.2)
 
 demo: .venv/.installed ## Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself (ARGS=--kill-daemon)
 	@$(BIN)/ecs-reconciler demo $(ARGS)
@@ -21,7 +21,7 @@ check: .venv/.installed ## Lint, types, import contracts
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import contracts" && $(BIN)/lint-imports --no-cache
 
-test: check .venv-3.2/.installed ## check, and every test: units, store, local ECS, Airflow 3.2 and 3.3 (ARGS=-x)
+test: check .venv-3.2/.installed .tools/.binaries ## check, and every test: units, store, local ECS, Airflow 3.2 and 3.3 (ARGS=-x)
 	@echo "== tests" && $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: .venv/.installed ## The tests that start no Airflow
@@ -36,23 +36,44 @@ chaos: .venv/.installed ## Real processes on a real database and a bad network: 
 format: .venv/.installed ## Format the code, mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-docs: .venv/.installed ## Write the pages that are made from the code
+docs: .venv/.installed ## Write the pages and dashboards that are made from the code
 	@$(BIN)/python -m tests.tools.options_page
 	@$(BIN)/python -m tests.tools.planted_list
+	@$(BIN)/python -m tests.tools.metrics_page
+	@$(BIN)/python -m grafana.build
+	@$(BIN)/python -m tests.tools.chart_files
+
+tools: .tools/.binaries ## Fetch helm3, helm4 and hadolint into .tools
+
+release-check: .venv-release/.installed ## Build, install and examine what would be released (15 minutes)
+	@.venv-release/bin/python tests/tools/release_check.py
 
 lock: $(UV) ## Write the hashed locks (ARGS=--upgrade for the newest versions)
 	@$(COMPILE) --extra dev --extra otel --extra amazon pyproject.toml -c requirements/airflow-3.3.in -o requirements/airflow-3.3.txt
 	@$(COMPILE) --extra dev --extra otel pyproject.toml -c requirements/airflow-3.2.in -o requirements/airflow-3.2.txt
+	@$(COMPILE) --extra postgres pyproject.toml -c requirements/airflow-3.3.in -c requirements/airflow-3.3.txt -o requirements/daemon.txt
+	@$(COMPILE) requirements/release.in -o requirements/release.txt
 	@$(COMPILE) requirements/uv.in -o requirements/uv.txt
 
 clean: ## Remove the environments and what was built
-	@rm -rf .venv .venv-3.2 .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-3.2 .venv-release .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: set PYTHON=")'
 	@echo "== installing uv into .tools"
 	@$(PYTHON) -m venv .tools
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.tools/.binaries: requirements/binaries.txt tests/tools/binaries.py | $(UV)
+	@echo "== fetching helm and hadolint into .tools"
+	@.tools/bin/python tests/tools/binaries.py
+	@touch $@
+
+.venv-release/.installed: requirements/release.txt | $(UV)
+	@echo "== installing the release tools into .venv-release"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-release
+	@$(UV) pip sync --quiet --require-hashes --python .venv-release/bin/python requirements/release.txt
 	@touch $@
 
 .venv/.installed: requirements/airflow-3.3.txt pyproject.toml | $(UV)
@@ -69,4 +90,4 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
 	@touch $@
 
-.PHONY: help install demo check test test-fast sim chaos format docs lock clean
+.PHONY: help install demo check test test-fast sim chaos format docs lock clean tools release-check

@@ -80,7 +80,7 @@ def _definition(profile: Profile, definition: Mapping[str, Any]) -> Iterator[Fin
     if fargate and not definition.get("executionRoleArn") and (logged or _private(ours)):
         what = f"{arn} has no executionRoleArn"
         mend = "Fargate needs it to pull from ECR and to write to CloudWatch Logs"
-        yield error(f"{SECTION} task_definition", what, mend)
+        yield warning(f"{SECTION} task_definition", what, mend)
 
 
 def _network(definition: Mapping[str, Any], run_task: Mapping[str, Any]) -> Iterator[Finding]:

@@ -39,6 +39,12 @@ def _settings() -> DaemonSettings:
     return daemon_settings(read)
 
 
+def _quiet() -> None:
+    """Keep out of a command's answer what Airflow's logging would write to the same standard output."""
+    for name in ("alembic", "botocore", "boto3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def _aws(settings: DaemonSettings, clock: SystemClock) -> boto3.Session:
     """Whom we are to AWS: `[aws_ecs_executor] conn_id`, or boto3's own chain."""
     from reconciler.ecs.credentials import chain, make_session
@@ -75,17 +81,28 @@ def run(_: argparse.Namespace) -> int:
     return 0
 
 
-def migrate(_: argparse.Namespace) -> int:
+def migrate(arguments: argparse.Namespace) -> int:
     """Create or upgrade the tables."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
     from reconciler.airflow.options import read
+    from reconciler.core.errors import StoreUnavailable
     from reconciler.store.engine import make_engine
+    from reconciler.store.grant import grant
     from reconciler.store.migrate import migrate as to_head
 
-    # Airflow's logging shows what Alembic says of each step; the command's own answer is enough.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    _quiet()
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
-    to_head(engine)
+    patiently = Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        stop=stop_after_delay(arguments.wait),
+        wait=wait_fixed(2),
+        reraise=True,
+    )
+    patiently(to_head, engine)
+    if arguments.grant:
+        patiently(grant, engine, arguments.grant)
     engine.dispose()
     print("The tables of ecs-reconciler are as this release needs them.")
     return 0
@@ -96,6 +113,7 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
+    from reconciler.store.components import announced
     from reconciler.store.daemon import SqlStore
     from reconciler.store.engine import make_engine
     from reconciler.store.inspect import holders
@@ -106,6 +124,7 @@ def status(arguments: argparse.Namespace) -> int:
     counts = SqlStore(engine, deployment).counts()
     limit = settings.options.max_running_tasks
     found = show.status(deployment, counts, limit, holders(engine, deployment), settings.profiles)
+    found["trouble"] = [c.trouble for c in announced(engine, deployment) if c.kind == "daemon" and c.trouble]
     engine.dispose()
     if arguments.json:
         print(show.as_json(found))
@@ -161,6 +180,7 @@ def describe(arguments: argparse.Namespace) -> int:
     from reconciler.store.engine import make_engine
     from reconciler.store.inspect import workloads_of
 
+    _quiet()
     settings = _settings()
     engine = make_engine(settings.sql_alchemy_conn)
     unreadable: dict[str, str] = {}
@@ -235,6 +255,28 @@ def _story(engine: Any, settings: DaemonSettings, w: Workload) -> Story:
     return Story(w, attempts_of(engine, w.exec_id), task, error)
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check configuration, database, AWS and Airflow's settings, and say what to mend. Exit code 1: errors."""
+    import time
+
+    from rich.console import Console
+
+    from reconciler import show
+    from reconciler.airflow.options import read
+    from reconciler.clock import SystemClock
+    from reconciler.core.finding import Level
+    from reconciler.doctor import Tools, examine
+
+    _quiet()
+    clock = SystemClock()
+    found = examine(Tools(read, lambda settings: _aws(settings, clock), clock, time.time))  # noqa: TID251 - a composition root
+    if arguments.json:
+        print(show.as_json(found))
+    else:
+        show.show_findings(Console(), found)
+    return int(any(finding.level is Level.ERROR for finding in found))
+
+
 def local_ecs(arguments: argparse.Namespace) -> int:
     """Serve an ECS for this machine: AWS's protocol in front, processes for containers."""
     from reconciler.localecs import run_local_ecs
@@ -256,6 +298,36 @@ def local_ecs(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"can not listen on {arguments.host}:{arguments.port}: {error.strerror}; choose another --port, or 0"
         ) from error
+    return 0
+
+
+def aws_setup(arguments: argparse.Namespace) -> int:
+    """Print a CloudFormation template of what is needed in AWS, with these parameters checked and set."""
+    from reconciler.awssetup import template
+
+    print(template(arguments.setting), end="")
+    return 0
+
+
+def render(arguments: argparse.Namespace) -> int:
+    """Print a task definition for tasks' containers, as `aws ecs register-task-definition` takes it."""
+    import json
+
+    from reconciler.awssetup import task_definition
+
+    request = task_definition(
+        family=arguments.family,
+        container_name=arguments.container_name,
+        image=arguments.image,
+        region=arguments.region,
+        log_group=arguments.log_group,
+        execution_role_arn=arguments.execution_role_arn,
+        task_role_arn=arguments.task_role_arn,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        architecture=arguments.architecture,
+    )
+    print(json.dumps(request, indent=2))
     return 0
 
 
@@ -297,7 +369,14 @@ _JSON = _argument("--json", action="store_true", help="Answer in JSON")
 
 COMMANDS = (
     Command("run", run),
-    Command("migrate", migrate),
+    Command(
+        "migrate",
+        migrate,
+        (
+            _argument("--wait", type=float, default=0, help="Seconds to wait for the database (default: %(default)s)"),
+            _argument("--grant", metavar="ROLE", help="Grant this PostgreSQL role what the daemon needs"),
+        ),
+    ),
     Command("status", status, (_JSON,)),
     Command("pause", pause, (_QUEUE,)),
     Command("resume", resume, (_QUEUE,)),
@@ -316,6 +395,29 @@ COMMANDS = (
             _argument("--map", type=int, help="Only of this map index"),
             _argument("--try", dest="try_number", type=int, help="Only of this try"),
             _JSON,
+        ),
+    ),
+    Command("doctor", doctor, (_JSON,)),
+    Command(
+        "aws-setup",
+        aws_setup,
+        (_argument("setting", nargs="*", metavar="NAME=VALUE", help="Defaults for the template's parameters"),),
+    ),
+    Command(
+        "render",
+        render,
+        (
+            _argument("what", choices=("task-definition",), help="What to print"),
+            _argument("--image", required=True, help="The image with Airflow and the DAGs"),
+            _argument("--region", required=True, help="AWS region of the log group"),
+            _argument("--execution-role-arn", required=True, help="Role that pulls images and writes logs"),
+            _argument("--task-role-arn", help="Role that tasks have (default: none)"),
+            _argument("--family", default="airflow", help="Name of the task definition (default: %(default)s)"),
+            _argument("--container-name", default="airflow", help="Name of the container (default: %(default)s)"),
+            _argument("--log-group", default="/ecs/airflow", help="Log group in CloudWatch (default: %(default)s)"),
+            _argument("--cpu", type=int, default=1024, help="CPU units of a task (default: %(default)s)"),
+            _argument("--memory", type=int, default=2048, help="MiB of memory of a task (default: %(default)s)"),
+            _argument("--architecture", choices=("X86_64", "ARM64"), default="X86_64", help="(default: %(default)s)"),
         ),
     ),
     Command(

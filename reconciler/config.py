@@ -25,6 +25,7 @@ from reconciler.core.runtask import Profile
 from reconciler.queues import QueueOptions, own_options, profile_options, shard_problems, shares
 
 __all__ = [
+    "AIRFLOW_SETTINGS",
     "ConfigError",
     "DaemonSettings",
     "EcsExecutorOptions",
@@ -269,6 +270,24 @@ class ReconcilerOptions(SharedOptions):
 
 ALIASES: Final = {("aws_ecs_executor", "conn_id"): "aws_conn_id"}
 """Names that the official executor's documentation uses for an option of another name."""
+AIRFLOW_SETTINGS: Final = (
+    ("core", "parallelism"),
+    ("core", "max_active_tasks_per_dag"),
+    ("core", "max_active_runs_per_dag"),
+    ("core", "default_pool_task_slot_count"),
+    ("scheduler", "max_tis_per_query"),
+    ("scheduler", "task_queued_timeout"),
+    ("scheduler", "scheduler_health_check_threshold"),
+    ("scheduler", "task_instance_heartbeat_timeout"),
+    ("workers", "min_heartbeat_interval"),
+    ("workers", "max_failed_heartbeats"),
+    ("workers", "execution_api_timeout"),
+    ("api", "workers"),
+    ("database", "sql_alchemy_pool_size"),
+    ("database", "sql_alchemy_max_overflow"),
+    ("logging", "remote_logging"),
+)
+"""Settings of Airflow's own that decide how many tasks run at once, and how long they may take to begin."""
 _REGISTERED: Final = "aws_default"
 """What an unset conn_id reads as where the Amazon provider is installed: it must not hide the other name."""
 
@@ -294,6 +313,8 @@ class DaemonSettings:
     profiles: Profiles
     policy: Policy
     sql_alchemy_conn: str
+    shared: ShimSettings
+    """What a scheduler with this configuration would be set to."""
     airflow_url: str | None = None
     """Where Airflow's pages are, for links."""
 
@@ -346,6 +367,7 @@ def daemon_settings(read: Read) -> DaemonSettings:
         policy=limits,
         sql_alchemy_conn=connection,
         airflow_url=read("api", "base_url") or None,
+        shared=shim_settings(read),
     )
 
 

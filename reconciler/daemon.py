@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+from reconciler.announcer import announcer
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
 from reconciler.lease import Crowd
 from reconciler.manager import END_SECONDS as END_OF_LEASE_SECONDS
@@ -58,7 +59,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     engine = make_engine(settings.sql_alchemy_conn)
     watch(engine)
     unix = time.time  # noqa: TID251 - times for people, never compared with a row's
-    metrics, board = Metrics(options.max_running_tasks), Board(unix)
+    metrics, board = Metrics(options.deployment), Board(unix)
+    metrics.watch(engine)
     shards = Shards(settings, engine, metrics, board, delivery, clock, session)
     source = DaemonSource(
         engine,
@@ -105,9 +107,9 @@ class Shards:
         """What the start waits for, of the shard that has last complained."""
         self._clock = clock
         self._profiles = settings.profiles
-        self._metrics, self._board = metrics, board
+        self._board = board
         self._store = SqlStore(engine, settings.options.deployment)
-        self._census = _Census(self._store, clock)
+        self._counts = _Counted(self._store, clock)
         self._shards: dict[str, Shard] = {}
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
@@ -129,8 +131,19 @@ class Shards:
             else None
         )
         self._common = Common(
-            settings, engine, metrics, delivery, clock, session, holder, self._crowd, board, self.report
+            settings,
+            engine,
+            metrics,
+            delivery,
+            clock,
+            session,
+            holder,
+            self._crowd,
+            board,
+            lambda: len(self._shards) > 1,
+            self.report,
         )
+        self._announce = announcer(engine, settings, holder, self.trouble, clock)
 
     def run(self) -> None:
         """Work until the clock is stopped. Raises StartError, and whatever else ended a shard."""
@@ -166,7 +179,7 @@ class Shards:
         if not shards or len(starting) == len(shards):
             return False, "; ".join(["starting", *self.waits_for])
         reasons = [f"{name} is starting" for name in starting]
-        reasons += list(dict.fromkeys(self.held().values()))
+        reasons += filter(None, [self.trouble()])
         if reasons:
             return False, "; ".join(reasons)
         led = sum(shard.elector.lease() is not None for shard in shards)
@@ -178,6 +191,10 @@ class Shards:
         """Why launches are held where this replica leads, by cause."""
         return self._of_all(Shard.held)
 
+    def trouble(self) -> str | None:
+        """Why this replica can not do all of its work, for people."""
+        return "; ".join(dict.fromkeys(self.held().values())) or None
+
     def levels(self) -> dict[str, Level]:
         """The rate limits."""
         return self._of_all(Shard.levels)
@@ -188,16 +205,15 @@ class Shards:
         return next((lease for lease in leases if lease), None)
 
     def report(self) -> None:
-        """Tell metrics and page what the table holds. Raises StoreUnavailable."""
-        counts = self._census.counts()
-        self._metrics.counted(counts)
-        self._board.counted(counts, self.held(), self._of_all(Shard.breakers))
+        """Tell the table what troubles this replica, and the page what the table holds. Raises StoreUnavailable."""
+        self._announce()
+        self._board.counted(self._counts.counts(), self.held(), self._of_all(Shard.breakers))
 
     def _of_all(self, part: Callable[[Shard], Mapping[str, T]]) -> dict[str, T]:
         """What each shard says, with its name before it if there are several."""
         shards = self._shards.copy()
         return {
-            name if len(shards) == 1 else f"{shard.name} {name}": value
+            name if len(shards) == 1 else f"{shard.name}/{name}": value
             for shard in shards.values()
             for name, value in part(shard).items()
         }
@@ -215,7 +231,7 @@ class Shards:
             if self._clock.monotonic() < self._look_round_at:
                 return []
             self._look_round_at = self._clock.monotonic() + LOOK_ROUND_EVERY
-            elsewhere = self._census.counts().by_shard.keys() - self._shards.keys()
+            elsewhere = self._counts.counts().by_shard.keys() - self._shards.keys()
         except StoreUnavailable as error:
             log.warning("could not look for other replicas and shards", error=str(error))
             return []
@@ -253,7 +269,7 @@ class Shards:
         thread.start()
 
 
-class _Census:
+class _Counted:
     """One count of the table for all shards that report it."""
 
     def __init__(self, store: SqlStore, clock: SystemClock) -> None:

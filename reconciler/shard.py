@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -31,6 +32,7 @@ from reconciler.ecs.role import assumed
 from reconciler.lease import Crowd, Elector
 from reconciler.manager import Manager
 from reconciler.seams import shard_lease
+from reconciler.store.census import take_census
 from reconciler.store.daemon import SqlStore
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
     from reconciler.core.profiles import Profiles
     from reconciler.core.runtask import Profile
     from reconciler.core.task import Workload
-    from reconciler.metrics import Metrics, ShardMetrics
+    from reconciler.metrics import Metrics
+    from reconciler.metrics import Shard as ShardMetrics
     from reconciler.page.board import Board
     from reconciler.seams import Delivery, Lease
 
@@ -77,8 +80,10 @@ class Common:
     crowd: Crowd | None
     """None: there is one shard only."""
     board: Board
+    several: Callable[[], bool]
+    """Whether there are more shards than one, and people must be told which."""
     report: Callable[[], None]
-    """Tells metrics and page what the table holds."""
+    """Tells page and table what concerns all shards."""
 
 
 class Shard:
@@ -91,14 +96,25 @@ class Shard:
         region = name.partition("/")[0]
         self._metrics = metrics = common.metrics.shard(name)
         self._access, self._fallbacks = Access(metrics.called), Fallbacks()
-        self._store = SqlStore(common.engine, options.deployment, name, self._moved, common.metrics.unreadable)
+        metrics.quota(settings.profiles.limits(options.max_running_tasks).get(name, 0), settings.profiles)
+        self._store = SqlStore(
+            common.engine,
+            options.deployment,
+            name,
+            on_written=self._moved,
+            on_unreadable=metrics.unreadable,
+            on_lost=metrics.lost_race,
+        )
         self._limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
+        client = make_client(
+            region,
+            threads=LAUNCHES_AT_ONCE + READERS + 4,
+            session=assumed(common.session, role_arn, region) if role_arn else common.session,
+        )
+        # ECS's answers also tell the time.
+        client.meta.events.register("after-call.ecs", metrics.heard)
         self._gateway = Gateway(
-            make_client(
-                region,
-                threads=LAUNCHES_AT_ONCE + READERS + 4,
-                session=assumed(common.session, role_arn, region) if role_arn else common.session,
-            ),
+            client,
             self._limiter,
             clock,
             deployment=options.deployment,
@@ -154,7 +170,7 @@ class Shard:
             self._calls.drain(FINISH_SECONDS)
             launch.record(lease)
 
-        leading = _Leading(self._metrics, self._limiter, self._common.board)
+        leading = _Leading(self.name, self._metrics, self._limiter, self._common)
         self._manager = Manager(controllers, self.elector, self._common.clock, leading, finish=finish)
         self._manager.run()
 
@@ -192,8 +208,9 @@ class Shard:
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=metrics.orphan,
+            on_twins=metrics.twins,
         )
-        retry = Retry(store, clock, policy=settings.policy, api_gate=self._api_gate, on_retry=metrics.retried)
+        retry = Retry(store, clock, policy=settings.policy, api_gate=self._api_gate)
         cleanup = Cleanup(
             store,
             self._gateway,
@@ -210,11 +227,12 @@ class Shard:
         self._fallbacks.moved(old, new, self._common.clock.monotonic())
 
     def report(self, adopt: Adopt) -> None:
-        """Set the gauges of what is seen now."""
-        held = self.held()
-        causes = {"ecs": bool(held.keys() - {API_SERVER}), API_SERVER: API_SERVER in held}
-        self._metrics.seen(causes, adopt, self._limiter.levels())
-        self._common.report()
+        """Set the gauges of what is seen now. Raises StoreUnavailable."""
+        common = self._common
+        common.report()
+        self._metrics.held(self.held())
+        self._metrics.seen(len(adopt.orphans), adopt.breakers(), self._limiter.levels())
+        self._metrics.count(partial(take_census, common.engine, common.settings.options.deployment, self.name))
 
     def _completed(self) -> Profiles:
         """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
@@ -245,19 +263,20 @@ class Shard:
 class _Leading:
     """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
 
-    def __init__(self, metrics: ShardMetrics, limiter: Limiter, board: Board) -> None:
-        self._metrics, self._limiter, self._board = metrics, limiter, board
+    def __init__(self, shard: str, metrics: ShardMetrics, limiter: Limiter, common: Common) -> None:
+        self._shard, self._metrics, self._limiter = shard, metrics, limiter
+        self._board, self._several = common.board, common.several
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
         self._metrics.passed(controller, result, seconds)
-        self._board.passed(controller, result, seconds)
+        self._board.passed(controller, result, seconds, self._shard)
 
     def leading(self, epoch: int | None) -> None:
         if epoch is not None and epoch > 1:
             # The leader before us may have used up the account's tokens a moment ago.
             self._limiter.start_empty()
         self._metrics.leading(epoch)
-        self._board.leading(epoch)
+        self._board.leading(epoch, self._shard, among=self._several())
 
 
 class _Report:

@@ -6,8 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from reconciler.core.finding import Level
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
 
 if TYPE_CHECKING:
@@ -16,12 +18,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from reconciler.core.finding import Finding
     from reconciler.core.profiles import Profiles
     from reconciler.core.task import EcsTask, Workload
     from reconciler.seams import Counts
     from reconciler.store.inspect import Attempt, Holder
 
-__all__ = ["Story", "as_json", "show_status", "show_story", "status"]
+__all__ = ["Story", "as_json", "show_findings", "show_status", "show_story", "status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"  leader          {leader['holder']} ({leader['name']}, epoch {leader['epoch']})")
     if not leaders:
         console.print("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
+    for trouble in found["trouble"]:
+        console.print("  trouble        ", f"[bold red]{escape(trouble)}[/]")
     console.print(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
     console.print(f"  oldest pending  {found['oldest_pending_seconds']} s")
     for shard in found["shards"] if len(found["shards"]) > 1 else ():
@@ -112,6 +117,21 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         table.add_row(phase, str(count), style=None if count else "dim")
     console.print(table)
     console.print("[dim]Terminal phases count what no scheduler has acknowledged yet.[/]")
+
+
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """One line for each finding, the worst first, and what to do below it."""
+    order = list(Level)
+    for finding in sorted(findings, key=lambda f: order.index(f.level)):
+        style = _STYLES[finding.level]
+        console.print(f"[{style}]{finding.level:<8}[/] {escape(finding.where)}: {escape(finding.what)}")
+        if finding.mend:
+            console.print(f"         [dim]->[/] {escape(finding.mend)}")
+    counts = {level: sum(f.level is level for f in findings) for level in Level}
+    console.print(f"[bold]{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings[/]")
+
+
+_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "cyan", Level.OK: "green"}
 
 
 def show_story(console: Console, story: Story) -> None:

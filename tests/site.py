@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from reconciler.clock import SystemClock
 from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.store import shim
@@ -136,5 +138,13 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def metric(self, sample: str) -> float:
-        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return float(found.group(1)) if found else float("nan")
+        """The sum of all samples with this name and at least these labels: `name` or `name{label="value",...}`."""
+        name, _, rest = sample.partition("{")
+        wanted = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        found = [
+            shown.value
+            for family in text_string_to_metric_families(self.get("/metrics")[1])
+            for shown in family.samples
+            if shown.name == name and wanted.items() <= shown.labels.items()
+        ]
+        return sum(found) if found else float("nan")

@@ -129,9 +129,8 @@ class _Buffer:
 
     def write(self, session: Session) -> None:
         if self.workloads and not session.in_nested_transaction():
-            if not all(w.exec_id for w in self.workloads):
-                # `airflow dags test --use-executor` hands a task over first, and makes it QUEUED in the session then.
-                session.flush()
+            # `airflow dags test --use-executor` hands a task over first, and makes it QUEUED then, in the session only.
+            session.flush()
             self._written = self._enqueue.write_in(session, self.workloads)
 
     def announce(self, session: Session) -> None:

@@ -55,11 +55,13 @@ class EcsReconcilerExecutor(BaseExecutor):
     def queue_workload(self, workload: Any, session: Session) -> None:
         if self._parts is None or not isinstance(workload, (ExecuteTask, ExecuteCallback)):
             raise TypeError(f"this executor has not been started, or can not run a {type(workload).__name__}")
-        self._parts.queue(workload, session)
+        with self.trouble.timed("queue"):
+            self._parts.queue(workload, session)
 
     @contained(otherwise=None)
     def heartbeat(self) -> None:
-        super().heartbeat()
+        with self.trouble.timed("heartbeat"):
+            super().heartbeat()
 
     @contained(otherwise=None)
     def sync(self) -> None:

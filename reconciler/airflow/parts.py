@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import airflow
 from airflow import settings
 from airflow.configuration import conf
 from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
 
+import reconciler
 from reconciler.airflow import auditlog
 from reconciler.airflow.adoption import adopt, adopt_started, take_over
 from reconciler.airflow.audit import Audit
 from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
-from reconciler.airflow.options import reader
+from reconciler.airflow.options import read, reader
 from reconciler.airflow.slots import Slots
 from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.airflow.views import Naming, SchedulerSide, identified
 from reconciler.airflow.workloads import key_of, to_row
-from reconciler.config import ConfigError, shim_settings
+from reconciler.config import AIRFLOW_SETTINGS, ConfigError, shim_settings
 from reconciler.store import shim
+from reconciler.store.components import ANNOUNCE_EVERY, Component, announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from reconciler.airflow.trouble import Trouble
+    from reconciler.config import ShimSettings
     from reconciler.core.task import Workload
 
 __all__ = ["Parts"]
@@ -68,6 +73,8 @@ class Parts:
         self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
         self._demand_due = Every(DEMAND_EVERY)
+        self._announce_due = Every(timedelta(seconds=ANNOUNCE_EVERY))
+        self._me = _component(executor, options)
         self._now: datetime | None = None
         if executor.parallelism < options.max_running_tasks:
             executor.log.info(
@@ -102,6 +109,9 @@ class Parts:
         if self._now is not None and self._audit_due.due(self._now):
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()
+        if self._now is not None and self._announce_due.due(self._now):
+            with self._trouble.contained("announcing settings"), self.begin() as connection:
+                announce(connection, self._owner.deployment, self._me)
         if self._now is not None and self._demand_due.due(self._now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:
@@ -147,6 +157,14 @@ def _engine() -> Engine:
     return engine
 
 
+def _component(executor: BaseExecutor, options: ShimSettings) -> Component:
+    """What this scheduler is set to, for `doctor`: the daemon may be set to something else."""
+    its = {f"[{section}] {option}": read(section, option) for section, option in AIRFLOW_SETTINGS}
+    instance = f"scheduler job {executor.job_id}" + (f", team {executor.team_name}" if executor.team_name else "")
+    settings = {"options": asdict(options), "airflow": {"version": airflow.__version__, **its}}
+    return Component("shim", instance, reconciler.__version__, settings)
+
+
 def _check_database() -> None:
     dialect = _engine().dialect.name
     if dialect not in ("postgresql", "sqlite"):
@@ -158,6 +176,9 @@ def _check_database() -> None:
 
 
 def _naming(executor: BaseExecutor) -> Naming:
+    if not executor.job_id:
+        # Not in a scheduler, and only a scheduler gives ids.
+        return Naming(alone=False, default=False, names=frozenset())
     configured = ExecutorLoader.get_executor_names()
     name = executor.name
     names = {name.alias, name.module_path} - {None} if name else set()

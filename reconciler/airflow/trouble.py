@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from airflow._shared.observability.metrics import stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Trouble", "contained"]
 
@@ -45,6 +47,19 @@ class Trouble:
             getattr(stats, "Stats", stats).incr("ecs_reconciler.executor_errors", tags={"what": what.replace(" ", "_")})
         except Exception as uncounted:  # noqa: BLE001 - a metrics backend is no reason to end the scheduler either
             self._log.error("the error could not be counted", exc_info=uncounted)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """A block whose duration goes into Airflow's metrics as `ecs_reconciler.<what>_duration`."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            milliseconds = (perf_counter() - began) * 1000
+            try:
+                getattr(stats, "Stats", stats).timing(f"ecs_reconciler.{what}_duration", milliseconds)
+            except Exception as untimed:  # noqa: BLE001 - as above
+                self._log.error("the duration could not be told", exc_info=untimed)
 
     def over(self, what: str) -> None:
         if repeated := self.in_a_row.pop(what, 0):

@@ -73,13 +73,14 @@ class Adopt:
         listing_interval: float,
         orphan_grace: float,
         on_orphan: Callable[[str], None],
+        on_twins: Callable[[EcsTask, EcsTask], None] = lambda _one, _other: None,
     ) -> None:
         self._store, self._ecs, self._clock = store, ecs, clock
         self._profiles, self._shard, self._policy = profiles, shard, policy
         self._deployment = deployment
         self._sweep_interval, self._listing_interval = sweep_interval, listing_interval
         self._orphan_grace = orphan_grace
-        self._on_orphan = on_orphan
+        self._on_orphan, self._on_twins = on_orphan, on_twins
         self._missed: dict[str, tuple[int, datetime]] = {}
         """How many looks in a row did not find a task, and when the first of them was, by the database's clock."""
         self._list_at = 0.0
@@ -156,6 +157,9 @@ class Adopt:
             with failures.contained():
                 for task in self._ecs.list_tasks(cluster, family, stopped=stopped):
                     if launched := identity.parse_started_by(task.started_by, self._deployment):
+                        # ECS promises one task for each client token.
+                        if (twin := ours.get(launched)) and not twin.stopped and not task.stopped:
+                            self._on_twins(twin, task)
                         ours[launched] = task
                 # While ECS hides tasks that we know, that it hides another proves nothing.
                 if stopped and not self._missed:

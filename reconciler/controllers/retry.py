@@ -40,7 +40,13 @@ class Retry:
     name = "retry"
 
     def __init__(
-        self, store: Store, clock: Clock, *, policy: decide.Policy, api_gate: Gate, on_retry: Callable[[str], None]
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        policy: decide.Policy,
+        api_gate: Gate,
+        on_retry: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store, self._clock = store, clock
         self._policy, self._gate = policy, api_gate

@@ -194,7 +194,7 @@ class _Check:
                 raise _refused(f"it sets {path}, but {why}: remove it")
             right = next((name for member, (name, _) in RIGHTS.items() if _within(member, path)), None)
             if right is None:
-                raise _refused(f"it sets {_short(path)}, which is not a parameter that a DAG may set: remove it")
+                raise _refused(f"it sets {_cut(path)}, which is not a parameter that a DAG may set: remove it")
             if right not in self._permitted:
                 raise _refused(f"it sets {path}, which grants rights: an operator may allow it with {OPTION} = {right}")
         self.node(value, path)
@@ -271,5 +271,8 @@ def _what(value: object) -> str:
 
 def _short(text: object) -> str:
     """For a message: untrusted text, quoted, and not longer than a line."""
-    quoted = repr(text)
-    return quoted if len(quoted) <= 80 else f"{quoted[:76]}...'"
+    return _cut(repr(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:76]}..."

@@ -33,6 +33,7 @@ DEMO_DEFINITION: Mapping[str, Any] = {
     "requiresCompatibilities": ["FARGATE"],
     "cpu": "256",
     "memory": "512",
+    "executionRoleArn": "arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
     "containerDefinitions": [
         {
             "name": "airflow",

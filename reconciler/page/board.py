@@ -69,7 +69,9 @@ class Board:
         self._lock = threading.Lock()
         self._slots: deque[Slot] = deque(maxlen=KEPT)
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
-        self._passes: dict[str, Pass] = {}
+        self._passes: dict[str, dict[str, Pass]] = {}
+        """By shard and controller."""
+        self._led: set[str] = set()
         self._held: dict[str, str] = {}
         self.breakers: dict[str, bool] = {}
         """The leader's: whether each is tripped."""
@@ -82,18 +84,26 @@ class Board:
                 _count(self._slot(), old, new)
                 self._events.append(_event(old, new))
 
-    def passed(self, controller: str, result: str, seconds: float) -> None:
+    def passed(self, controller: str, result: str, seconds: float, shard: str = "") -> None:
         now = self._now()
         with self._lock:
-            before = self._passes.get(controller)
+            passes = self._passes.setdefault(shard, {})
+            before = passes.get(controller)
             earlier = before.succeeded_at if before else None
             good = now if result in ("success", "requeue") else earlier
-            self._passes[controller] = Pass(now, result, seconds, good)
+            passes[controller] = Pass(now, result, seconds, good)
 
-    def leading(self, epoch: int | None) -> None:
-        """This replica leads with this epoch, or does not."""
-        self.breakers = {}
-        self.happened("this replica stands by" if epoch is None else f"this replica leads, epoch {epoch}")
+    def leading(self, epoch: int | None, shard: str = "", *, among: bool = False) -> None:
+        """This replica leads a shard with this epoch, or does not. `among`: there are others, and it is named."""
+        with self._lock:
+            others = self._led - {shard}
+            self._led = others if epoch is None else others | {shard}
+        if not others:
+            self.breakers = {}
+        where = f" in {shard}" if among else ""
+        self.happened(
+            f"this replica stands by{where}" if epoch is None else f"this replica leads{where}, epoch {epoch}"
+        )
 
     def counted(self, counts: Counts, held: Mapping[str, str], breakers: Mapping[str, bool]) -> None:
         """The levels of now. `held`: why launches are held, by cause."""
@@ -124,8 +134,14 @@ class Board:
 
     # For the page.
     def passes(self) -> Mapping[str, Pass]:
+        """By controller. Of several shards that this replica leads, the one whose last good pass is the oldest."""
         with self._lock:
-            return dict(self._passes)
+            found: dict[str, Pass] = {}
+            for shard, passes in self._passes.items():
+                for name, last in passes.items() if shard in self._led or not self._led else ():
+                    if name not in found or (last.succeeded_at or 0.0) < (found[name].succeeded_at or 0.0):
+                        found[name] = last
+            return found
 
     def events(self, limit: int) -> list[dict[str, Any]]:
         """The newest first."""

@@ -48,16 +48,19 @@ class SqlStore:
         engine: Engine,
         deployment: str,
         shard: str = "",
+        *,
         on_written: Callable[[Workload, Workload], None] = lambda *_: None,
         on_unreadable: Callable[[str, str], None] | None = None,
+        on_lost: Callable[[Workload, Workload], None] = lambda *_: None,
     ) -> None:
         """Looks at the rows of one `shard`, and at all that wait. `on_written` hears of each change that has been
-        committed: the row as it was read, and as it is.
+        committed: the row as it was read, and as it is; `on_lost` of each that could not be made any more, because the
+        row had moved on or the barrier held it.
 
         `on_unreadable` is told each row that can not be read, and why, at every read of it.
         """
         self._here = {"of": deployment, "shard": shard}
-        self._on_written = on_written
+        self._on_written, self._on_lost = on_written, on_lost
         self._reader = reading(unreadable(engine, on_unreadable) if on_unreadable else engine)
         self._writer = writing(engine)
         self._deployment = deployment
@@ -159,6 +162,10 @@ class SqlStore:
             self._note_attempts(conn, won, lease)
         for old, new in won:
             self._on_written(old, new)
+        written = {old.exec_id for old, _ in won}
+        for old, new in changes:
+            if old.exec_id not in written:
+                self._on_lost(old, new)
         return [new for _, new in won]
 
     def prune(self, older_than: timedelta, limit: int, lease: Lease) -> int:

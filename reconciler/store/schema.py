@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import FromClause
 
-__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "NotJson", "UtcDateTime", "attempts", "finished", "holds"]
+__all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "NotJson", "UtcDateTime", "attempts", "components", "finished"]
+__all__ += ["holds"]
 __all__ += ["in_flight", "leases", "metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold"]
 __all__ += ["unwanted", "workloads"]
 
@@ -178,6 +179,19 @@ holds: Final = Table(
     Column("mode", String(8), nullable=False),
     Column("held_by", Text, nullable=False),
     Column("since", UtcDateTime, nullable=False),
+)
+
+# What schedulers and daemons say of themselves: doctor compares it. Settings hold no secret.
+components: Final = Table(
+    "ecs_component",
+    metadata,
+    Column("deployment", String(40), primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("instance", String(250), primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("trouble", Text),
+    Column("seen_at", UtcDateTime, nullable=False),
 )
 
 

@@ -121,7 +121,9 @@ def insert(conn: Connection, new: Sequence[Workload]) -> None:
         return
     for row in rows:
         row |= {name: json.dumps(row[name], separators=(",", ":")) for name in _JSON if row[name] is not None}
-    conn.execute(_INSERT, {"records": rows})
+    # What is not named is NULL, as are half of the columns of a new row.
+    records = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    conn.execute(_INSERT, {"records": records})
 
 
 _UNDELIVERED: Final = (

@@ -105,7 +105,8 @@ def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any
 def in_phase(*phases: Phase) -> Select[Any]:
     """The workloads in these phases. The index of open ones serves if no phase is terminal."""
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
-    return _oldest_first(*_here, *within, schema.phase_in(workloads, phases))
+    found = _oldest_first(*_here, *within, schema.phase_in(workloads, phases))
+    return found.execution_options(statement="in_phase")
 
 
 LAUNCHING: Final = _oldest_first(

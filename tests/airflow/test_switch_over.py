@@ -159,6 +159,8 @@ def parameters(request: dict[str, Any]) -> dict[str, Any]:
     variables = [v for v in container["environment"] if v["name"] not in ADDED]
     container = {**container, "environment": variables, "command": container["command"][:4]}
     rest = {name: value for name, value in request.items() if name not in ("clientToken", "startedBy")}
+    # What is run is said for the bill, by option.
+    rest["tags"] = [tag for tag in request.get("tags", []) if not tag["key"].startswith("airflow:")]
     return {**rest, "overrides": {**request["overrides"], "containerOverrides": [container]}}
 
 

@@ -159,8 +159,9 @@ class Scheduler:
             self._process_events()
             if self._upkeep_due.due(now):
                 self._upkeep.run(now)
-            held = sorted((key.task_id, key.try_number) for key in self.running)
-            self._history.note("synced", job=JOB, ok=True, held=held)
+                # Here the bookkeeping is healed: what is held by now is held for good.
+                held = sorted((key.task_id, key.try_number) for key in self.running)
+                self._history.note("synced", job=JOB, ok=True, upkept=True, held=held)
 
     def _queue(self) -> None:
         for ti in self.tis.values():

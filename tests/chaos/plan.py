@@ -170,7 +170,7 @@ def _broken(world: World, chance: Chance) -> int:
 
 
 def play(world: World, seed: int, steps: int, say: Callable[[str], None]) -> None:
-    """So many faults. What killed a replica leaves it dead for a step, now and then for longer."""
+    """So many faults. A replica that was killed stays dead for a step now and then, but never both."""
     chance = random.Random(seed)
     world.wait_for_leader()
     for step in range(steps):
@@ -181,3 +181,5 @@ def play(world: World, seed: int, steps: int, say: Callable[[str], None]) -> Non
         for replica in world.replicas:
             if chance.random() < 0.7:
                 replica.heal()
+        if not any(replica.alive for replica in world.replicas):
+            chance.choice(world.replicas).heal()

@@ -147,22 +147,22 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if isinstance(self._upstream, int):
-                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
-            else:
-                far_reader, far_writer = await asyncio.open_unix_connection(str(self._upstream))
-        except OSError:
-            writer.transport.abort()
-            return
+        with suppress(OSError, asyncio.CancelledError):  # the end of a connection is no news, nor is the test's
+            await self._serve(reader, writer)
+        writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if isinstance(self._upstream, int):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        else:
+            far_reader, far_writer = await asyncio.open_unix_connection(str(self._upstream))
         link = _Link(writer, far_writer)
         if self._refuses:
             link.end(reset=True)
             return
         self._links.add(link)
         try:
-            with suppress(OSError):
-                await asyncio.gather(self._requests(link, reader), self._answers(link, far_reader))
+            await asyncio.gather(self._requests(link, reader), self._answers(link, far_reader))
         finally:
             self._links.discard(link)
             link.end()

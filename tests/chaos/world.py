@@ -140,6 +140,7 @@ class World:
     def judge(self) -> list[Violation]:
         """Heal, wait for rest, and let the checker read the history."""
         self.heal()
+        self.history.note("heal")
         try:
             self.until(self._rests, "rest")
             rest = True
@@ -147,7 +148,9 @@ class World:
             rest = False
         tis = [f"{ti.name} {ti.state}" for ti in self.scheduler.tis.values() if ti.state not in ("success", "failed")]
         rows = [f"{w.exec_id} {w.phase}" for w in self.rows() if not w.terminal or w.acked_version < w.version]
-        self.history.note("end", rest=rest, tis=tis, rows=rows, tasks=self._ours())
+        self.history.note(
+            "end", rest=rest, tis=tis, rows=rows, tasks=[history_module.short(arn) for arn in self._ours()]
+        )
         for error in self.scheduler.unforeseen:
             self.history.note("unforeseen", who="scheduler", error=error)
         violations = check(self.history.trace(self.engine))

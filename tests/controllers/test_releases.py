@@ -23,11 +23,11 @@ FIRST_SHIM = """
 INSERT INTO ecs_workload (
   exec_id, deployment, kind, ti_id, dag_id, task_id, run_id, map_index, try_number, queue, team, priority, owner_job_id,
   workload, executor_config, spec_version, desired, refused, acked_version, created_at, phase, version, attempt,
-  start_failures, profile, ecs_version, updated_at
+  start_failures, profile, shard, ecs_version, updated_at
 ) VALUES (
   'old', 'test', 'task', 'ti-old', 'etl', 'load', 'run', -1, 1, 'default', NULL, 0, 1,
   '{}', '{"overrides": {"cpu": "512"}}', 1, 'RUN', 0, 0, '2026-01-01 00:00:00.000', 'PENDING', 1, 0,
-  0, 'default', 0, '2026-01-01 00:00:00.000'
+  0, 'default', '', 0, '2026-01-01 00:00:00.000'
 )"""
 """How the first release queues a task."""
 

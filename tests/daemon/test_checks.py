@@ -77,7 +77,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
             ["warning", "networkMode host", "use awsvpc or bridge"],
         ),
         (Ecs(compatibilities=["EC2"]), PROFILE, ["error", "can not run on Fargate", "launch_type"]),
-        (Ecs(executionRoleArn=None), PROFILE, ["error", "no executionRoleArn", "pull from ECR"]),
+        (Ecs(executionRoleArn=None), PROFILE, ["warning", "no executionRoleArn", "pull from ECR"]),
         (
             Ecs(containerDefinitions=[{"name": "main", "image": "public", "logConfiguration": None}]),
             PROFILE,

@@ -66,6 +66,7 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         assert "ExpiredTokenException" in daemon.get("/readyz")[1]
         site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs",shard="us-east-1"}') == 1)
         assert site.row("a").phase in (Phase.PENDING, Phase.LAUNCHING)
+        assert "ExpiredTokenException" in site.call("status").stdout
         with site.ecs.lock:
             site.ecs.model.faults.remove(expired)
         site.until(lambda: site.row("a").terminal, daemon.log)
@@ -185,6 +186,13 @@ def test_queues_run_in_several_regions_and_one_that_is_not_configured_any_more_i
         site.until(lambda: site.row("here").terminal and site.row("there").terminal, daemon.log)
         assert (site.row("here").shard, site.row("there").shard) == ("us-east-1", "eu-west-1")
         site.until(lambda: daemon.get("/readyz") == (200, "leading 2 of 2 shards\n"), daemon.log)
+        for shard in ("us-east-1", "eu-west-1"):
+            assert daemon.metric(f'ecs_reconciler_launches_total{{shard="{shard}",result="accepted"}}') == 1
+            exited = f'ecs_reconciler_workloads{{shard="{shard}",phase="EXITED"}}'
+            site.until(lambda exited=exited: daemon.metric(exited) == 1, daemon.log)  # type: ignore[misc] # mypy can not infer it
+        assert daemon.metric("ecs_reconciler_quota_deployment_limit") == 500
+        page = json.loads(daemon.get("/api/v1/status")[1])
+        assert {"us-east-1/launch", "eu-west-1/launch"} <= page["launches"]["buckets"].keys()
         shown = json.loads(site.call("status", "--json", AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)).stdout)
         assert sorted(leader["name"] for leader in shown["leaders"]) == ["test/eu-west-1", "test/us-east-1"]
 

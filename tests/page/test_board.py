@@ -113,6 +113,27 @@ def test_a_controller_that_fails_keeps_the_time_of_its_last_good_pass() -> None:
     assert (last.at, last.result, last.succeeded_at) == (time.now, "error", good)
 
 
+def test_of_several_shards_the_page_shows_the_one_that_is_behind_and_forgets_what_is_led_elsewhere() -> None:
+    time = Time()
+    board = Board(time)
+    for shard in ("east", "west"):
+        board.leading(1, shard, among=True)
+        board.passed("launch", "success", 0.1, shard)
+    behind = time.now
+    time.now += 300
+    board.passed("launch", "success", 0.1, "east")
+    board.passed("launch", "error", 2.0, "west")
+    last = board.passes()["launch"]
+    assert (last.result, last.succeeded_at) == ("error", behind)
+    board.counted(counts(START, {}, 0.0), {}, {"east/missing": True})
+    board.leading(None, "west", among=True)
+    assert board.passes()["launch"].succeeded_at == time.now
+    assert board.breakers == {"east/missing": True}
+    assert board.events(1)[0]["what"] == "this replica stands by in west"
+    board.leading(None, "east", among=True)
+    assert board.breakers == {}
+
+
 SOON = START + timedelta(seconds=30)
 
 

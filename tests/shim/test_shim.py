@@ -31,7 +31,7 @@ def test_the_executor_does_its_work_inside_airflow(
     url: str = request.getfixturevalue(f"{database}_url")
 
     # The same on each database.
-    same = ("test_push.py", "test_credentials.py", "test_options.py")
+    same = ("test_push.py", "test_credentials.py", "test_options.py", "test_dags_test.py")
     once = [] if database == "sqlite" else [f"--ignore={HERE / 'inside' / name}" for name in same]
 
     ran = subprocess.run(

@@ -12,8 +12,10 @@
 | `airflow`  | Airflow's tables, Execution API, users and schedulers around the real delivery and upkeep |
 | `daemon`   | replicas: the real manager, elector, controllers, gateway and rate limiter |
 | `plan`     | what one seed makes of all this: an explicit list, which can be printed, kept and cut down |
+| `trouble`  | what can go wrong, kind by kind |
 | `universe` | one plan, run to its end: chaos first, then a healed world that must come to rest |
-| `check`    | the invariants, judged from the trace alone |
+| `check`    | the invariants, judged from the trace alone: `check_table`, `check_ecs`, `check_airflow` |
+| `truth`    | what the checker knows: the ground truth, as the trace tells it |
 | `sometimes`| rare paths that must have been taken, counted from the trace |
 | `mutants`  | faults planted into the protocol, each of which the simulation must find |
 | `shrink`   | cuts a failing plan down to a short story |

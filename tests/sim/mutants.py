@@ -24,7 +24,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, deliver, identity
-from reconciler.core.answer import Blocked, Existing, NotStarted
+from reconciler.core.answer import Blocked
 from reconciler.core.deliver import Acknowledge, Fail, Refuse, Succeed
 from reconciler.core.phase import Phase
 from reconciler.core.task import Container, EcsTask, Kind
@@ -109,6 +109,8 @@ def _no_predecessor_barrier(stack: ExitStack) -> None:
         .limit(bindparam("limit"))
     )
     _set(stack, statements, "LAUNCHABLE", open_to_all)
+    in_queues = open_to_all.where(_w.queue.in_(bindparam("queues", expanding=True)))
+    _set(stack, statements, "LAUNCHABLE_IN", in_queues)
 
 
 @_mutant
@@ -317,19 +319,6 @@ def _orphans_are_left_alone(stack: ExitStack) -> None:
 
 
 @_mutant
-def _conflict_is_a_failure(stack: ExitStack) -> None:
-    real = Launch._judge
-    _set(
-        stack,
-        Launch,
-        "_judge",
-        lambda self, w, answer: real(
-            self, w, NotStarted("conflict", capacity=False) if isinstance(answer, Existing) else answer
-        ),
-    )
-
-
-@_mutant
 def _sidecar_decides(stack: ExitStack) -> None:
     def first(task: Any) -> Any:
         for container in task.get("containers", ()):
@@ -444,19 +433,6 @@ def _acknowledged_when_emitted(stack: ExitStack) -> None:
 
 
 @_mutant
-def _emitted_once(stack: ExitStack) -> None:
-    real = Scheduler.emit
-
-    def emit(self: Scheduler, workload: Any, event: Any, info: Any = None) -> None:
-        told = self.__dict__.setdefault("told", set())
-        if (workload.exec_id, workload.attempt) not in told:
-            told.add((workload.exec_id, workload.attempt))
-            real(self, workload, event, info)
-
-    _set(stack, Scheduler, "emit", emit)
-
-
-@_mutant
 def _success_for_what_is_not_finished(stack: ExitStack) -> None:
     _verdict(stack, lambda w, _, verdict: Succeed() if isinstance(verdict, Fail) and w.exit_code == 0 else verdict)
 
@@ -505,12 +481,6 @@ def _failed_although_scheduled_again(stack: ExitStack) -> None:
 
 
 @_mutant
-def _failed_whoever_runs_it(stack: ExitStack) -> None:
-    """A heartbeat from after the container's end is not looked at."""
-    _set(stack, deliver, "_running", lambda *_: Fail("it ended"))
-
-
-@_mutant
 def _task_instances_read_before_rows(stack: ExitStack) -> None:
     """And one look is enough: what was queued in between is withdrawn."""
 
@@ -525,23 +495,6 @@ def _task_instances_read_before_rows(stack: ExitStack) -> None:
             shim.want_stop(connection, gone, "not active")
 
     _set(stack, Upkeep, "run", run)
-
-
-@_mutant
-def _adoption_writes_no_rows(stack: ExitStack) -> None:
-    """Nor is what Airflow calls stuck in QUEUED looked after: what was queued without a row stays so."""
-
-    def adopt(self: Scheduler) -> None:
-        real_insert = shim.insert
-        shim.insert = lambda *_: None
-        try:
-            adopts(self)
-        finally:
-            shim.insert = real_insert
-
-    adopts = Scheduler._adopt
-    _set(stack, Scheduler, "_adopt", adopt)
-    _set(stack, Scheduler, "_stuck_in_queued", lambda _: None)
 
 
 @_mutant

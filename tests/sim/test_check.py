@@ -165,6 +165,15 @@ def fences(*epochs: int) -> list[Event]:
     return [row.write(), *(row.write(epoch=epoch, start_failures=n) for n, epoch in enumerate(epochs, start=1))]
 
 
+def under(*leases: tuple[str, int]) -> list[Event]:
+    """Writes to a row that was launched in `far`, under these leases and epochs."""
+    row = Row(phase="STARTED", attempt=1, shard="far")
+    writes = (
+        row.write(epoch=epoch, ecs_version=n) | {"lease": lease} for n, (lease, epoch) in enumerate(leases, start=1)
+    )
+    return [row.write(), *writes]
+
+
 def callback(state: str, code: int) -> list[Event]:
     row = Row("cb1-1", "cb1", kind="callback")
     exit_ = at(1, "exit", arn="a", id="cb1-1", attempt=1, code=code, why="done")
@@ -176,6 +185,12 @@ def write(changes: Event, first: Event | None = None) -> list[Event]:
     return [row.write(), row.write(**changes)]
 
 
+def unwanted_launch(looks: int) -> list[Event]:
+    row = Row()
+    gone = [row.write(), ti("queued"), ti(None, 2.0)]
+    return [*gone, *(synced(10.0 * n) for n in range(1, looks + 1)), row.write(99.0, **LAUNCHED)]
+
+
 def waits(seconds: float) -> list[Event]:
     return [at(0, "heal"), ti("queued", 1.0), ti("scheduled", 1.0 + seconds)]
 
@@ -183,7 +198,7 @@ def waits(seconds: float) -> list[Event]:
 EXIT = at(2, "exit", arn="a", id="t1-1", attempt=1, code=1, why="broken")
 GONE: list[Event] = [stopped(1.5)]
 POISON = at(0, "poison", name="t1")
-LAUNCHED = {"phase": "LAUNCHING", "attempt": 1}
+LAUNCHED: Event = {"phase": "LAUNCHING", "attempt": 1}
 
 CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I1 one task per launch": ([*(r := Row()).launched(), stopped(), r.created(arn="b")], Row().launched()),
@@ -204,6 +219,7 @@ CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I7 attempts count the intents": (write({"attempt": 1}), write(LAUNCHED)),
     "I7 desired goes to STOP once": (write({"desired": "RUN"}, {"desired": "STOP"}), write({"desired": "STOP"})),
     "I8 fencing": (fences(2, 1), fences(1, 2)),
+    "I8 a row is its own shard's": (under(("prod/region", 1)), under(("prod/far", 1))),
     "I9 an ARN stays": (write({"task_arn": "b"}, {"task_arn": "a", "phase": "STARTED"}), write({"task_arn": "a"})),
     "I9 news only gets newer": (write({"ecs_version": 1}, {"ecs_version": 2}), write({"ecs_version": 1})),
     "I10 EXITED means STOPPED": (ended(0), ended(0, *GONE)),
@@ -234,6 +250,7 @@ CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I18 nothing alive is forgotten": (forgotten(acked_version=6), forgotten(*GONE, acked_version=6)),
     "I20 calls stay below the rate": ([stop(arn="x")] * 141, [stop(arn="x")] * 140),
     "I21 no secret is stored or told": ([emit("failed", info="eyJhbGciOi")], [emit("failed", info="exit code 1")]),
+    "I22 what is not wanted is not launched": (unwanted_launch(4), unwanted_launch(3)),
     "I22 what is not wanted is stopped": (alive_at_the_end(desired="STOP"), alive_at_the_end(phase="RUNNING")),
     "I23 LOST only if ECS knows nothing": (
         [*(r := Row()).launched(), r.write(phase="LOST")],
@@ -261,8 +278,14 @@ def test_a_broken_rule_is_seen(rule: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = (Path(__file__).parent / "check.py").read_text()
+    source = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("check*.py")))
     assert set(re.findall(r'self\.broken\(\s*"([^"]+)"', source)) == CASES.keys()
+
+
+def test_each_lease_counts_epochs_of_its_own() -> None:
+    rule = "I8 fencing"
+    assert rule in {violation.rule for violation in check(under(("prod/far", 5), ("prod/far", 4)))}
+    assert rule not in {violation.rule for violation in check(under(("prod/near", 5), ("prod/far", 4)))}
 
 
 def test_a_start_that_runs_for_long_is_not_late() -> None:
@@ -276,3 +299,9 @@ def test_a_violation_names_those_whom_its_story_is_about() -> None:
     (violation,) = checker.check(write({"phase": "RUNNING"}))
     assert violation.ids == ("t1-1",)
     assert "I7" in str(violation)
+
+
+def test_the_page_explains_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text()
+    told = re.findall(r"^\| ([ISW]\d+ [^|]+) \|", page, re.MULTILINE)
+    assert sorted(told) == sorted(CASES)

@@ -6,7 +6,8 @@ import pytest
 
 from tests.sim import __main__ as cli
 from tests.sim.check import check
-from tests.sim.plan import HOUR, Plan, Task
+from tests.sim.plan import Plan, Task
+from tests.sim.trouble import HOUR
 from tests.sim.universe import Universe
 
 pytestmark = pytest.mark.timeout(600)

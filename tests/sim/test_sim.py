@@ -33,7 +33,49 @@ pytestmark = pytest.mark.timeout(1800)
 
 SEEDS = range(1, 2001)
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.json"))
-BUDGETS: dict[str, tuple[int, ...]] = {}
+BUDGETS: dict[str, tuple[int, ...]] = {
+    "no_compare_and_swap": (8, 9),
+    "epoch_ignored_together_with_the_version": (8, 9),
+    "pruned_without_acknowledgement": (188, 525),
+    "random_token": (9, 15, 18),
+    "no_intent": (1, 2, 3),
+    "token_used_after_its_life": (21, 37),
+    "request_sent_however_old": (85, 107),
+    "absent_at_any_age": (9,),
+    "absence_proven_for_ever": (73, 618),
+    "every_refusal_is_certain": (246, 470),
+    "certain_whatever_was_answered": (9, 30),
+    "unreachable_is_the_workloads_fault": (40, 44, 56),
+    "missing_is_lost_at_once": (2, 3, 15),
+    "missing_is_counted_from_the_intent": (420,),
+    "no_breaker": (251, 437),
+    "rows_listed_before_ecs": (266,),
+    "tasks_of_others_are_taken_for_ours": (1, 2, 3),
+    "old_news_is_believed": (138, 186),
+    "orphans_are_left_alone": (940,),
+    "sidecar_decides": (1, 2, 3),
+    "launched_again_after_it_ran": (3,),
+    "refused_although_it_was_admitted": (3, 9),
+    "api_outages_are_counted": (81, 234, 259),
+    "callbacks_are_launched_again": (3, 4, 8),
+    "stopped_before_its_logs_are_uploaded": (11,),
+    "late_starts_are_stopped_unseen": (823,),
+    "late_although_ecs_does_not_show_it": (870,),
+    "stop_is_sent_once": (84, 101),
+    "acknowledged_when_emitted": (1, 3, 6),
+    "success_for_what_is_not_finished": (41, 57),
+    "failed_for_a_cleared_task": (76, 120, 127),
+    "failed_although_scheduled_again": (43, 58, 115),
+    "running_is_told_for_tasks": (1, 2, 3),
+    "slot_kept_after_the_end": (1, 2, 3),
+    "never_given_back": (50, 85, 89),
+    "absence_judged_as_of_now": (1262,),
+    "no_predecessor_barrier": (11, 15, 30),
+    "never_withdrawn": (140, 254),
+    "given_back_without_compare_and_swap": (1, 6, 27),
+    "nobody_takes_over": (9, 17, 29),
+    "task_instances_read_before_rows": (9, 10, 17),
+}
 """For each planted fault the seeds within which it must be found: `python -m tests.sim 1000 1 --budget`."""
 
 

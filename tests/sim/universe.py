@@ -20,7 +20,8 @@ from tests.sim.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.sim.plan import Plan, Trouble
+    from tests.sim.plan import Plan
+    from tests.sim.trouble import Trouble
 
 PATIENCE = 100 * 60.0
 """Seconds after the heal within which everything must have come to rest, besides what containers still run."""

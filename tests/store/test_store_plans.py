@@ -12,6 +12,7 @@ from sqlalchemy import event, insert
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import TaskKey, Workload
 from reconciler.store import shim
+from reconciler.store.census import take_census
 from reconciler.store.engine import writing
 from reconciler.store.rows import row_of
 from reconciler.store.schema import workloads
@@ -49,6 +50,7 @@ HOT: dict[str, Callable[[Deployment], object]] = {
     "failed_starts": lambda prod: prod.store.failed_starts(),
     "find": lambda prod: prod.store.find(["w010", "w011-4"]),
     "counts": lambda prod: prod.store.counts(),
+    "census": lambda prod: take_census(prod.engine, prod.name),
     "intend": intend,
     "progress": progress,
     "prune": lambda prod: prod.store.prune(AGE, 100, prod.lease),

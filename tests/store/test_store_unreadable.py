@@ -46,8 +46,10 @@ def _nothing_has_been_said() -> None:
 def test_it_is_left_out_of_every_read_said_once_and_counted_once(
     prod: Deployment, column: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics = Metrics(10)
-    store = SqlStore(prod.engine, "prod", on_unreadable=metrics.unreadable)
+    metrics = Metrics("prod")
+    shard = metrics.shard("us-east-1")
+    shard.leading(1)
+    store = SqlStore(prod.engine, "prod", on_unreadable=shard.unreadable)
     for name in ("bad", "good"):
         prod.queue(name)
         prod.move(name, Phase.LAUNCHING, Phase.STARTED)
@@ -67,7 +69,8 @@ def test_it_is_left_out_of_every_read_said_once_and_counted_once(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
     assert "the row bad of ecs_workload can not be read" in said[0]
-    assert metrics.registry.get_sample_value("ecs_reconciler_unreadable_workloads_total") == 1
+    labels = {"deployment": "prod", "shard": "us-east-1"}
+    assert metrics.registry.get_sample_value("ecs_reconciler_unreadable_workloads_total", labels) == 1
     assert store.counts().by_phase[Phase.STARTED] == 2  # its task may live, so it takes its place in the quota
 
 

@@ -261,4 +261,10 @@ RULES = [
         executor_config={"overrides": container(command=["x"])},
         peer="command",
     ),
+    Rule(
+        "a container without a name is the task's own",
+        without(overrides=container(cpu=10)),
+        executor_config={"overrides": {"containerOverrides": [{"cpu": 10}]}},
+        peer="container-name",
+    ),
 ]

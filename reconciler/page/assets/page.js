@@ -106,8 +106,10 @@ function showHistory(status, history) {
   const last = (name, count) => history[name].slice(-count - 1, -1);
   const launched = history.at.length > 1 ? last("launched", 2 * perMinute) : history.launched;
   $("rate").textContent = launched.length ? Math.round(launched.reduce((a, b) => a + b, 0) / launched.length * perMinute) : "–";
-  const bucket = status.launches && status.launches.buckets.launch;
-  $("allowed").textContent = bucket ? `${Math.round(bucket.allowed * 60)} a minute` : "–";
+  // Of several accounts and regions each has a limit of its own: "eu-west-1/launch".
+  const buckets = Object.entries(status.launches ? status.launches.buckets : {}).filter(([name]) => name.split("/").pop() === "launch");
+  const allowed = buckets.reduce((sum, [, bucket]) => sum + bucket.allowed, 0);
+  $("allowed").textContent = buckets.length ? `${Math.round(allowed * 60)} a minute` : "–";
   const recent = (name) => history[name].findLast((value) => value !== null);
   $("start").textContent = duration(recent("started_seconds_p50"));
   $("start95").textContent = duration(recent("started_seconds_p95"));

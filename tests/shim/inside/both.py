@@ -17,17 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pytest
 from airflow.utils.state import TaskInstanceState
 from airflow.version import version
-from sqlalchemy import select
 
 from reconciler.core.phase import TERMINAL, Desired, Phase
 from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.store.rows import row_of
-from reconciler.store.schema import workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from sqlalchemy import Connection
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 STATES: Final = (None, *(state.value for state in TaskInstanceState))
@@ -129,17 +125,18 @@ def rows_of(
 
 
 def rows_in(
-    conn: Connection, cases: Sequence[Case], owners: Mapping[int, Owner], held: Callable[[Case], bool]
+    table: Iterable[Mapping[str, Any]], cases: Sequence[Case], owners: Mapping[int, Owner], held: Callable[[Case], bool]
 ) -> dict[int, Row | None]:
-    """What the table says of the cases' workloads."""
+    """What the table says of the cases' workloads, apart from those of later queueings."""
     found: dict[int, Row | None] = dict.fromkeys(case.number for case in cases)
     of = {case.exec_id("this"): case for case in cases}
-    for row in conn.execute(select(workloads).where(workloads.c.exec_id.like("%-this"))).mappings():
-        case = of[row["exec_id"]]
+    for row in table:
+        if (case := of.get(row["exec_id"])) is None:
+            continue
         found[case.number] = Row(
             row["phase"],
             row["desired"],
-            row["refused"],
+            bool(row["refused"]),
             row["acked_version"] == row["version"],
             owners[row["owner_job_id"]],
             row["version"],

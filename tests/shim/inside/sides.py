@@ -110,7 +110,8 @@ class Real:
 
     def rows(self) -> dict[int, Row | None]:
         with settings.get_engine().begin() as conn:
-            return rows_in(conn, self.cases, self.owners, lambda case: self.key(case, 1) in self.world.running)
+            table = conn.execute(select(workloads)).mappings().all()
+            return rows_in(table, self.cases, self.owners, lambda case: self.key(case, 1) in self.world.running)
 
     def outcomes(self) -> dict[int, Outcome | None]:
         with settings.get_engine().begin() as conn:
@@ -221,5 +222,5 @@ class Model:
             conn.execute(insert(workloads), rows)
 
     def rows(self) -> dict[int, Row | None]:
-        with self.database.engine.begin() as conn:
-            return rows_in(conn, self.cases, self.owners, lambda case: self.key(case, 1) in self.scheduler.running)
+        held = self.scheduler.running
+        return rows_in(self.database.rows(), self.cases, self.owners, lambda case: self.key(case, 1) in held)

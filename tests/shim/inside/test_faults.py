@@ -244,3 +244,23 @@ def test_the_schedulers_transaction_keeps_its_own_patience(world: World, before:
         with pytest.raises(RuntimeError, match="planted"), savepoint(session):
             broken()
         assert patience(session) == before
+
+
+def test_what_a_heartbeat_costs_goes_into_airflows_metrics(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+    monkeypatch.setattr(getattr(stats, "Stats", stats), "timing", told.__setitem__)
+    world.schedule(1)
+    world.queue()
+    world.executor.heartbeat()
+    assert told["ecs_reconciler.heartbeat_duration"] > 0
+    assert told["ecs_reconciler.queue_duration"] > 0
+
+
+def test_a_backend_that_fails_to_take_the_time_is_no_reason_not_to_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getattr(stats, "Stats", stats), "timing", broken)
+    world.schedule(1)
+    world.queue()
+    world.executor.heartbeat()
+    assert sql("SELECT count(*) AS found FROM ecs_workload") == [{"found": 1}]

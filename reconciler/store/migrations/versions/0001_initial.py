@@ -1,4 +1,4 @@
-"""The first tables: workloads, launch attempts, leases, holds."""
+"""The first tables: workloads, launch attempts, leases, holds, components."""
 
 from __future__ import annotations
 
@@ -98,8 +98,19 @@ def upgrade() -> None:
         sa.Column("since", _TIME, nullable=False),
         if_not_exists=True,
     )
+    op.create_table(
+        "ecs_component",
+        sa.Column("deployment", sa.String(40), primary_key=True),
+        sa.Column("kind", sa.String(8), primary_key=True),
+        sa.Column("instance", sa.String(250), primary_key=True),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("trouble", sa.Text),
+        sa.Column("seen_at", _TIME, nullable=False),
+        if_not_exists=True,
+    )
     if op.get_context().dialect.name == "postgresql":
-        for table in ("ecs_workload", "ecs_launch_attempt", "ecs_lease", "ecs_hold"):
+        for table in ("ecs_workload", "ecs_launch_attempt", "ecs_lease", "ecs_hold", "ecs_component"):
             op.execute(
                 f"ALTER TABLE {table} SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
                 "autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)"
@@ -130,6 +141,7 @@ def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None,
 
 
 def downgrade() -> None:
+    op.drop_table("ecs_component")
     op.drop_table("ecs_hold")
     op.drop_table("ecs_lease")
     op.drop_table("ecs_launch_attempt")

@@ -1,0 +1,194 @@
+"""The AWS side: who we are, what we may, how much there may be, and what runs that nobody knows of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from reconciler.core import identity
+from reconciler.core.finding import Finding, error, fine, note, warning
+from reconciler.core.parameters import on_fargate
+from reconciler.ecs.errors import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import boto3
+    from mypy_boto3_ecs import ECSClient
+
+    from reconciler.core.runtask import Profile
+    from reconciler.ecs.gateway import Gateway
+    from reconciler.store.daemon import SqlStore
+
+__all__ = ["Aws", "check_account", "check_clock", "check_quota", "check_unknown_tasks", "needed_actions"]
+
+FARGATE_VCPUS: Final = {"FARGATE": "L-3032A538", "FARGATE_SPOT": "L-36FBB829"}
+"""Service Quotas' codes for the vCPUs that may run at once, in the service `fargate`."""
+SKEW: Final = 60.0
+"""Seconds by which clocks may differ. AWS refuses signatures that are five minutes off."""
+PATIENCE: Final = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """A session, and the ECS that the daemon would talk to."""
+
+    session: boto3.Session
+    region: str
+    ecs: ECSClient
+
+    @property
+    def local(self) -> bool:
+        """Whether this is not AWS: then there is no account behind it."""
+        host = urlsplit(self.ecs.meta.endpoint_url).hostname or ""
+        return not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+
+    def client(self, service: str) -> Any:
+        return self.session.client(service, region_name=self.region, config=PATIENCE)  # type: ignore[call-overload]  # by name
+
+
+def check_clock(aws: Aws, cluster: str, now: Callable[[], float]) -> Iterator[Finding]:
+    """Credentials and clock, by one call."""
+    try:
+        answer = aws.ecs.describe_clusters(clusters=[cluster])
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as failed:
+        # Refused, but by ECS: its answer has a date as well.
+        headers = failed.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        code = failed.response.get("Error", {}).get("Code", "")
+        if not code.startswith("AccessDenied"):
+            yield error("AWS credentials", clean(str(failed)), "see [aws_ecs_executor] conn_id, or boto3's chain")
+    except BotoCoreError as failed:
+        mend = "give the daemon credentials: a role (IRSA, EKS Pod Identity, ECS, EC2) or [aws_ecs_executor] conn_id"
+        yield error("AWS credentials", clean(str(failed)), mend)
+        return
+    if "date" in headers:
+        yield _skew("AWS", parsedate_to_datetime(headers["date"]).timestamp() - now())
+
+
+def _skew(whose: str, seconds: float) -> Finding:
+    if abs(seconds) <= SKEW:
+        return fine("clock", f"agrees with {whose}")
+    return error("clock", f"{abs(seconds):.0f} s off from {whose}'s", "synchronise it: AWS refuses what is 300 s off")
+
+
+def needed_actions(profile: Profile, definition: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the daemon's role must allow, and on which ARNs, for this profile.
+
+    https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerservice.html
+    """
+    arn = str(definition["taskDefinitionArn"])
+    account = arn.partition(":task-definition/")[0]
+    name = profile.cluster.rpartition("/")[2]
+    roles = [str(role) for role in (definition.get("taskRoleArn"), definition.get("executionRoleArn")) if role]
+    needed = {
+        "ecs:RunTask": [arn],
+        "ecs:DescribeTasks": [f"{account}:task/{name}/any"],
+        "ecs:StopTask": [f"{account}:task/{name}/any"],
+        "ecs:ListTasks": ["*"],
+        "ecs:DescribeClusters": [f"{account}:cluster/{name}"],
+        "ecs:DescribeTaskDefinition": ["*"],
+    }
+    return needed | ({"iam:PassRole": roles} if roles else {})
+
+
+def check_account(aws: Aws, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
+    """Who we are and, as far as IAM lets us see it, whether that may do what the daemon does and pass the roles."""
+    if aws.local:
+        yield note("AWS account", f"{aws.ecs.meta.endpoint_url} is not AWS: nothing is known of rights and quotas")
+        return
+    try:
+        arn = aws.client("sts").get_caller_identity()["Arn"]
+    except (BotoCoreError, ClientError) as failed:
+        yield note("AWS account", f"could not be seen: {clean(str(failed))}")
+        return
+    yield fine("AWS account", f"we are {arn}")
+    if not definition:
+        return
+    yield from _rights(aws, arn, profile, definition)
+
+
+def _rights(aws: Aws, arn: str, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
+    """By IAM's own simulator. https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html"""
+    iam = aws.client("iam")
+    account = str(definition["taskDefinitionArn"]).partition(":task-definition/")[0]
+    context = {
+        "ecs:cluster": f"{account}:cluster/{profile.cluster.rpartition('/')[2]}",
+        "iam:PassedToService": "ecs-tasks.amazonaws.com",
+    }
+    entries = [
+        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+        for key, value in context.items()
+    ]
+    try:
+        principal = _role(iam, arn)
+        for action, resources in needed_actions(profile, definition).items():
+            answer = iam.simulate_principal_policy(
+                PolicySourceArn=principal, ActionNames=[action], ResourceArns=resources, ContextEntries=entries
+            )
+            for result in answer["EvaluationResults"]:
+                if result["EvalDecision"] != "allowed":
+                    what = f"may not {action} on {result.get('EvalResourceName', '*')} ({result['EvalDecision']})"
+                    yield error(f"IAM of {principal}", what, "allow it; docs/migrating.md has the whole policy")
+    except (BotoCoreError, ClientError) as failed:
+        yield note("IAM", f"rights could not be seen (iam:SimulatePrincipalPolicy): {clean(str(failed))}")
+
+
+def _role(iam: Any, arn: str) -> str:
+    """A session's ARN names its role without the role's path."""
+    if ":assumed-role/" not in arn:
+        return arn
+    return str(iam.get_role(RoleName=arn.split("/")[1])["Role"]["Arn"])
+
+
+def check_quota(aws: Aws, limit: int, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the account's vCPUs suffice for `limit` tasks. The launch rates are no entries of Service Quotas."""
+    if aws.local or not on_fargate(profile.run_task):
+        return
+    cpu = profile.run_task.get("overrides", {}).get("cpu") or definition.get("cpu")
+    if not cpu:
+        return
+    size = _vcpus(str(cpu))
+    providers = {s.get("capacityProvider") for s in profile.run_task.get("capacityProviderStrategy", ())} or {"FARGATE"}
+    quotas = aws.client("service-quotas")
+    for provider in sorted(providers):
+        where = f"quota of {provider} vCPUs"
+        try:
+            answer = quotas.get_service_quota(ServiceCode="fargate", QuotaCode=FARGATE_VCPUS[provider])
+        except (BotoCoreError, ClientError) as failed:
+            yield note(where, f"could not be read (servicequotas:GetServiceQuota): {clean(str(failed))}")
+            continue
+        allowed = float(answer["Quota"]["Value"])
+        what = f"{allowed:g}, and {limit} tasks of {size:g} vCPU need {limit * size:g}"
+        if allowed >= limit * size:
+            yield fine(where, what)
+        else:
+            mend = f"raise it in Service Quotas, or set [ecs_reconciler] max_running_tasks to {int(allowed // size)}"
+            yield warning(where, what, mend)
+
+
+def _vcpus(cpu: str) -> float:
+    """Of `1024` or `1 vCPU`."""
+    number = float(cpu.lower().replace("vcpu", "").strip())
+    return number if "vcpu" in cpu.lower() else number / 1024
+
+
+def check_unknown_tasks(gateway: Gateway, store: SqlStore, profile: Profile, deployment: str) -> Iterable[Finding]:
+    """Live ECS tasks with this deployment's name that the table does not know. First ECS is listed, then it is read."""
+    tasks = gateway.list_tasks(profile.cluster, profile.family, stopped=False)
+    ours = {launched: t for t in tasks if (launched := identity.parse_started_by(t.started_by, deployment))}
+    rows = {w.exec_id: w for w in store.find({exec_id for exec_id, _ in ours}).workloads}
+    unknown = [t.arn for (exec_id, _), t in ours.items() if exec_id not in rows or rows[exec_id].terminal]
+    if not unknown:
+        return [fine("ECS tasks", f"{len(ours)} live ones of {deployment!r}, and the table knows them all")]
+    what = f"{len(unknown)} live ones of {deployment!r} that the table does not know, such as {min(unknown)}"
+    mend = (
+        "the daemon stops them after [ecs_reconciler] orphan_grace; if another Airflow started them, it has the same "
+        "[ecs_reconciler] deployment, which must not be"
+    )
+    return [warning("ECS tasks", what, mend)]

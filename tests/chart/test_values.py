@@ -1,0 +1,338 @@
+"""What each value of the chart does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from reconciler.config import EcsExecutorOptions, ReconcilerOptions, variable
+from tests.chart.conftest import CHART, RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.chart.conftest import Helm
+
+
+def test_names_are_derived_from_airflows_release(helm: Helm) -> None:
+    rendered = helm.render({"airflow": {"release": "af"}})
+    env = rendered.env
+    assert env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == {"secretKeyRef": {"name": "af-metadata", "key": "connection"}}
+    assert env["AIRFLOW__API_AUTH__JWT_SECRET"] == {"secretKeyRef": {"name": "af-jwt-secret", "key": "jwt-secret"}}
+    volumes = {volume["name"]: volume for volume in rendered.pod["spec"]["volumes"]}
+    config = volumes["airflow-config"]["configMap"]
+    assert config == {"name": "af-config", "items": [{"key": "airflow.cfg", "path": "airflow.cfg"}]}
+    assert env["AIRFLOW_CONFIG"] == "/etc/airflow/airflow.cfg"
+
+
+def test_each_name_may_be_given(helm: Helm) -> None:
+    given = {
+        "metadataSecret": {"name": "db", "key": "url"},
+        "jwtSecret": {"name": "jwt", "key": "k"},
+        "configMap": {"name": "cfg", "key": "c"},
+        "executionApiUrl": "https://airflow.example.com/execution/",
+    }
+    rendered = helm.render({"airflow": given})
+    assert rendered.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]["secretKeyRef"] == {"name": "db", "key": "url"}
+    assert rendered.env["AIRFLOW__API_AUTH__JWT_SECRET"]["secretKeyRef"] == {"name": "jwt", "key": "k"}
+    assert rendered.env["AIRFLOW__ECS_RECONCILER__EXECUTION_API_SERVER_URL"] == given["executionApiUrl"]
+    (config,) = [volume["configMap"] for volume in rendered.pod["spec"]["volumes"] if "configMap" in volume]
+    assert config == {"name": "cfg", "items": [{"key": "c", "path": "airflow.cfg"}]}
+
+
+def test_without_airflows_config_the_api_servers_service_is_named(helm: Helm) -> None:
+    rendered = helm.render({"airflow": {"release": "af", "configMap": {"enabled": False}}})
+    assert rendered.env["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://af-api-server.ns.svc:8080/execution/"
+    assert "AIRFLOW_CONFIG" not in rendered.env
+
+
+def test_options_are_written_as_airflow_reads_them(helm: Helm) -> None:
+    ours = {"max_running_tasks": 2000000, "launch_rate": 9.5, "deployment": "prod"}
+    theirs = {"assign_public_ip": False, "run_task_kwargs": {"tags": [{"key": "a", "value": "b"}]}}
+    options = helm.render({"config": {"ecs_reconciler": ours, "aws_ecs_executor": theirs}}).options
+    assert options == {
+        "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "2000000",
+        "AIRFLOW__ECS_RECONCILER__LAUNCH_RATE": "9.5",
+        "AIRFLOW__ECS_RECONCILER__DEPLOYMENT": "prod",
+        "AIRFLOW__ECS_RECONCILER__LOG_FORMAT": "json",
+        "AIRFLOW__AWS_ECS_EXECUTOR__ASSIGN_PUBLIC_IP": "false",
+        "AIRFLOW__AWS_ECS_EXECUTOR__RUN_TASK_KWARGS": json.dumps(theirs["run_task_kwargs"], separators=(",", ":")),
+    }
+    known = {variable("ecs_reconciler", name) for name in ReconcilerOptions.model_fields}
+    known |= {variable("aws_ecs_executor", name) for name in EcsExecutorOptions.model_fields}
+    assert options.keys() <= known
+
+
+def test_a_changed_option_restarts_the_daemons(helm: Helm) -> None:
+    def checksum(options: dict[str, Any]) -> str:
+        annotations = helm.render({"config": {"ecs_reconciler": options}}).pod["metadata"]["annotations"]
+        return str(annotations["checksum/config"])
+
+    assert checksum({"backlog": 1}) != checksum({"backlog": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicas": 3}, "replicas"),
+        ({"replicaCount": -1}, "replicaCount"),
+        ({"config": {"ecs_reconciler": {"max_runing_tasks": 1}}}, "max_runing_tasks"),
+        ({"config": {"ecs_reconciler": {"sql_alchemy_conn": "postgresql://"}}}, "sql_alchemy_conn"),
+        ({"config": {"core": {"executor": "x"}}}, "core"),
+        ({"metrics": {"monitor": {"kind": "Monitor"}}}, "kind"),
+        ({"aws": {"roleArn": "airflow-daemon"}}, "roleArn"),
+        ({"airflow": {"executionApiUrl": "https://airflow.example.com"}}, "executionApiUrl"),
+        ({"image": {"repository": "x", "digest": "0123"}}, "digest"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(each_helm: Helm, values: dict[str, Any], named: str) -> None:
+    with pytest.raises(RefusedError, match=named):
+        each_helm.template(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"image": {}}, "image.repository is not set"),
+        ({"aws": {"roleArn": "arn:aws:iam::123456789012:role/r", "podIdentity": True}}, "exclude one another"),
+        (
+            {"aws": {"roleArn": "arn:aws:iam::123456789012:role/r"}, "serviceAccount": {"create": False}},
+            "serviceAccount.create",
+        ),
+        ({"database": {"grantTo": "x"}, "migrations": {"enabled": False}}, "migrations.enabled"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(helm: Helm, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RefusedError, match=sentence):
+        helm.template(values)
+
+
+def test_the_image_by_tag_by_digest_and_by_version(helm: Helm) -> None:
+    digest = f"sha256:{'0' * 64}"
+    assert helm.render().daemon["image"] == "example/airflow:0.1.0"
+    assert helm.render({"image": {"repository": "a/b", "tag": "t"}}).daemon["image"] == "a/b:t"
+    both = {"repository": "a/b", "tag": "t", "digest": digest}
+    assert helm.render({"image": both}).daemon["image"] == f"a/b@{digest}"
+
+
+def test_pods_are_admitted_by_the_restricted_standard(helm: Helm) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, for each pod there is."""
+    rendered = helm.render()
+    pods = [rendered.pod["spec"], rendered.one("Job")["spec"]["template"]["spec"], rendered.one("Pod")["spec"]]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert not [volume for volume in pod.get("volumes", []) if "hostPath" in volume]
+
+
+def test_one_replica_has_no_budget_that_would_block_a_drain(helm: Helm) -> None:
+    assert not helm.render({"replicaCount": 1}).of("PodDisruptionBudget")
+    assert helm.render().one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_selectors_find_the_daemons_and_nothing_else(helm: Helm) -> None:
+    """The service, the budget, the monitor and the policy must not take the job or the test for a daemon."""
+    rendered = helm.render({"metrics": {"monitor": {"enabled": True}}, "networkPolicy": {"enabled": True}})
+    others = [rendered.one("Job")["spec"]["template"]["metadata"]["labels"], rendered.one("Pod")["metadata"]["labels"]]
+    selectors = [
+        rendered.one("Deployment")["spec"]["selector"]["matchLabels"],
+        rendered.one("Service")["spec"]["selector"],
+        rendered.one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= rendered.pod["metadata"]["labels"].items()
+        assert not any(selector.items() <= labels.items() for labels in others)
+    service = rendered.one("Service")["metadata"]["labels"]
+    assert rendered.one("ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= service.items()
+
+
+def test_a_podmonitor_instead(helm: Helm) -> None:
+    monitor = helm.render({"metrics": {"monitor": {"enabled": True, "kind": "PodMonitor"}}}).one("PodMonitor")
+    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics"}]
+
+
+MONITOR = {"monitor": {"enabled": True}}
+
+
+def test_the_operators_objects_without_the_operator(helm: Helm) -> None:
+    assert not helm.render({"metrics": MONITOR}, operator=False).of("ServiceMonitor")
+    always = {"metrics": {**MONITOR, "renderMode": "alwaysRender"}}
+    assert helm.render(always, operator=False).of("ServiceMonitor")
+    must = {"metrics": {**MONITOR, "renderMode": "failIfMissing"}}
+    with pytest.raises(RefusedError, match="Prometheus Operator"):
+        helm.template(must, operator=False)
+    assert helm.render(must).of("ServiceMonitor")
+
+
+def test_spread_constraints_are_given_their_selector(helm: Helm) -> None:
+    rendered = helm.render()
+    labels = rendered.pod["metadata"]["labels"]
+    for constraint in rendered.pod["spec"]["topologySpreadConstraints"]:
+        assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
+    own = [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}]
+    assert helm.render({"topologySpreadConstraints": own}).pod["spec"]["topologySpreadConstraints"][0]["labelSelector"]
+
+
+def test_migrations_as_a_hook_and_as_an_object(helm: Helm) -> None:
+    hook = helm.render().one("Job")
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert not helm.render({"migrations": {"enabled": False}}).of("Job")
+
+    def plain(tag: str) -> dict[str, Any]:
+        values = {"migrations": {"useHelmHooks": False}, "image": {"repository": "x", "tag": tag}}
+        return helm.render(values).one("Job")
+
+    assert "annotations" not in plain("1")["metadata"]
+    assert plain("1") == plain("1")
+    assert plain("1")["metadata"]["name"] != plain("2")["metadata"]["name"]
+
+
+def test_a_token_for_the_status_page(helm: Helm) -> None:
+    name = variable("ecs_reconciler", "status_page_token")
+    assert name not in helm.render().env
+    env = helm.render({"http": {"statusPageToken": {"name": "page"}}}).env
+    assert env[name] == {"secretKeyRef": {"name": "page", "key": "token"}}
+    assert "status_page_token" in ReconcilerOptions.model_fields
+
+
+def test_a_hook_needs_nothing_that_comes_after_it(helm: Helm) -> None:
+    """The job runs before the chart's own objects are there."""
+    rendered = helm.render()
+    own = {o["metadata"]["name"] for o in rendered if "helm.sh/hook" not in o["metadata"].get("annotations", {})}
+    pod = rendered.one("Job")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] not in own
+    (container,) = pod["containers"]
+    assert "envFrom" not in container
+    assert not {v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v} & own
+
+
+def test_a_role_of_the_daemons_own(helm: Helm) -> None:
+    """The daemon does not know Airflow's URL; the job uses it, and grants."""
+    rendered = helm.render({"database": {"existingSecret": "own", "grantTo": "daemon_role"}})
+    url = {"secretKeyRef": {"name": "own", "key": "connection"}}
+    assert rendered.env["AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN"] == url
+    assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in rendered.env
+    (job,) = rendered.one("Job")["spec"]["template"]["spec"]["containers"]
+    assert job["args"] == ["migrate", "--wait=300", "--grant=daemon_role"]
+    assert "airflow-metadata" in json.dumps(job["env"])
+
+
+def test_the_role_by_irsa_and_by_pod_identity(helm: Helm) -> None:
+    arn = "arn:aws:iam::123456789012:role/airflow-daemon"
+    account = helm.render({"aws": {"roleArn": arn}}).one("ServiceAccount")
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": arn}
+    policy = helm.render({"aws": {"podIdentity": True}, "networkPolicy": {"enabled": True}}).one("NetworkPolicy")
+    agent = {"ports": [{"port": 80}], "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}]}
+    assert agent in policy["spec"]["egress"]
+
+
+def test_the_network_policy_lets_out_what_is_needed(helm: Helm) -> None:
+    policy = helm.render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
+    assert ports == [[53, 53], [5432, 6543], [443]]
+    only = {"enabled": True, "ingressFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
+    rendered = helm.render({"networkPolicy": only})
+    (rule,) = rendered.one("NetworkPolicy")["spec"]["ingress"]
+    test = rendered.one("Pod")["metadata"]["labels"]
+    assert any(s["podSelector"]["matchLabels"].items() <= test.items() for s in rule["from"]), "`helm test` is kept out"
+
+
+RULES = {
+    "groups": [
+        {
+            "name": "alerts",
+            "interval": "30s",
+            "rules": [
+                {
+                    "alert": "Down",
+                    "expr": "absent(up)",
+                    "labels": {"severity": "critical"},
+                    "annotations": {"summary": "{{ $labels.job }} is down: {{ $value | humanize }}"},
+                },
+                {"alert": "Slow", "expr": "up == 0", "for": "5m"},
+            ],
+        },
+        {"name": "recorded", "rules": [{"record": "job:up:sum", "expr": "sum by (job) (up)"}]},
+    ]
+}
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    """The chart with rules and a dashboard of the test's own."""
+    copy = tmp_path / "ecs-reconciler"
+    shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("rules", "dashboards"))
+    (copy / "rules").mkdir()
+    (copy / "rules/alerts.yaml").write_text(yaml.safe_dump(RULES))
+    (copy / "dashboards").mkdir()
+    (copy / "dashboards/Over_view.json").write_text('{"panels": [{"legendFormat": "{{phase}} \\"1\\""}]}')
+    return copy
+
+
+def rendered_rules(helm: Helm, chart: Path, **alerts: Any) -> list[dict[str, Any]]:
+    rule = helm.render({"metrics": {"alerts": {"enabled": True, **alerts}}}, chart=chart).one("PrometheusRule")
+    groups: list[dict[str, Any]] = rule["spec"]["groups"]
+    return groups
+
+
+def test_rules_arrive_as_they_are(each_helm: Helm, chart: Path) -> None:
+    """Templates of Prometheus's own included, and labels where there are none."""
+    expected = json.loads(json.dumps(RULES))["groups"]
+    expected[0]["rules"][1]["labels"] = {}
+    assert rendered_rules(each_helm, chart) == expected
+
+
+def test_labels_for_every_alert_and_alerts_left_out(helm: Helm, chart: Path) -> None:
+    labels = {"team": "data", "severity": "page"}
+    groups = rendered_rules(helm, chart, additionalRuleLabels=labels, disabled=["Slow"])
+    (alert,) = groups[0]["rules"]
+    assert (alert["alert"], alert["labels"]) == ("Down", labels)
+    assert groups[1] == RULES["groups"][1], "what is recorded has no labels of an alert"
+    with pytest.raises(RefusedError, match="there is no alert Nope, only Down, Slow"):
+        rendered_rules(helm, chart, disabled=["Nope"])
+
+
+def test_dashboards_for_the_sidecar(helm: Helm, chart: Path) -> None:
+    on = {"metrics": {"dashboards": {"enabled": True, "folder": "Airflow"}}}
+    before = {config["metadata"]["name"] for config in helm.render(chart=chart).of("ConfigMap")}
+    (made,) = [c for c in helm.render(on, chart=chart).of("ConfigMap") if c["metadata"]["name"] not in before]
+    assert made["metadata"]["name"] == "r-ecs-reconciler-over-view"
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert made["metadata"]["annotations"] == {"grafana_folder": "Airflow"}
+    assert made["data"] == {"Over_view.json": (chart / "dashboards/Over_view.json").read_text()}
+
+
+def test_extra_objects_as_maps_and_as_text(helm: Helm) -> None:
+    as_map = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Release.Name }}-a"}}
+    as_text = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {{ .Release.Name }}-b\n"
+    rendered = helm.render({"extraObjects": [as_map, as_text]})
+    assert [secret["metadata"]["name"] for secret in rendered.of("Secret")] == ["r-a", "r-b"]
+
+
+def test_long_names_are_cut_where_kubernetes_needs_it(helm: Helm) -> None:
+    rendered = helm.render(release="a" * 53)
+    assert all(len(document["metadata"]["name"]) <= 63 for document in rendered)
+
+
+def test_notes_print_the_next_commands(helm: Helm) -> None:
+    """`--dry-run=client` renders the notes and, from Helm 4 on, asks no cluster."""
+    flags = ("--dry-run=client", "--set", "image.repository=x", "--namespace", "ns")
+    notes = helm.run("install", "r", CHART, *flags).partition("NOTES:")[2]
+    assert "helm test r --namespace ns" in notes
+    assert "airflow.executionApiUrl is not set" in notes
+    assert "Neither aws.roleArn" in notes
+    url = "airflow.executionApiUrl=https://a.example.com/execution/"
+    assert "executionApiUrl" not in helm.run("install", "r", CHART, *flags, "--set", url).partition("NOTES:")[2]
