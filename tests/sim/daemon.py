@@ -102,8 +102,8 @@ class Monotonic:
 class Paced(Monotonic):
     """The same for the manager's loops, which look less often while nothing happens."""
 
-    def __init__(self, clock: Monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Monotonic, lease_interval: float) -> None:
+        self._clock, self._lease_interval = clock, lease_interval
         self._process = clock._process
 
     def monotonic(self) -> float:
@@ -114,7 +114,12 @@ class Paced(Monotonic):
         return self._clock.stopped
 
     def wait(self, seconds: float) -> None:
-        if not self._clock.stopped:
+        if self._clock.stopped:
+            return
+        if self._process.sim.healed and seconds == self._lease_interval:
+            # In a healed world nobody keeps a leader from its lease. Until then a late renewal is one more trouble.
+            self._process.pause(seconds)
+        else:
             self._process.doze(seconds)
 
 
@@ -246,7 +251,11 @@ class Replica:
         observer = Observer(sim, process.name)
         observer.adopt, observer.gates = self.adopt, gates
         self.manager = Manager(
-            [self.launch, self.adopt, retry, cleanup], elector, Paced(self.clock), observer, finish=self._finish
+            [self.launch, self.adopt, retry, cleanup],
+            elector,
+            Paced(self.clock, elector.interval),
+            observer,
+            finish=self._finish,
         )
 
     def run(self) -> None:
