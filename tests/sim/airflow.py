@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.deliver import CallbackView, TaskInstanceView
@@ -338,6 +339,8 @@ class Airflow:
             values = dict(kept)
             ti = self.tis[name]
             self.move(ti, values.pop("state"), "restored", **values)
+            if ti.state == "deferred":  # the triggerer reads the restored trigger as well
+                self.sim.at(self.sim.now + 30.0, partial(self._trigger_fires, ti, ti.id))
         for callback_id, state in backup["callbacks"].items():
             self.callbacks[callback_id].state = state
 

@@ -113,8 +113,8 @@ class Monotonic:
 class Paced(Monotonic):
     """The same for the manager's loops, which look less often while nothing happens."""
 
-    def __init__(self, clock: Monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Monotonic, lease_interval: float) -> None:
+        self._clock, self._lease_interval = clock, lease_interval
         self._process = clock._process
 
     def monotonic(self) -> float:
@@ -125,7 +125,12 @@ class Paced(Monotonic):
         return self._clock.stopped
 
     def wait(self, seconds: float) -> None:
-        if not self._clock.stopped:
+        if self._clock.stopped:
+            return
+        if self._process.sim.healed and seconds == self._lease_interval:
+            # In a healed world nobody keeps a leader from its lease. Until then a late renewal is one more trouble.
+            self._process.pause(seconds)
+        else:
             self._process.doze(seconds)
 
 
@@ -259,7 +264,11 @@ class Shard:
         observer = Observer(sim, process.name)
         observer.adopt, observer.gates = self.adopt, gates
         self.manager = Manager(
-            [self.launch, self.adopt, retry, cleanup], elector, Paced(clock), observer, finish=self._finish
+            [self.launch, self.adopt, retry, cleanup],
+            elector,
+            Paced(clock, elector.interval),
+            observer,
+            finish=self._finish,
         )
 
     def _finish(self, lease: Lease) -> None:
@@ -307,7 +316,7 @@ class Replica:
     def _look_round(self) -> None:
         """See reconciler/daemon.py."""
         assert self.crowd is not None
-        clock = Paced(self.clock)
+        clock = Paced(self.clock, self.crowd.interval)
         while not clock.stopped:
             with suppress(StoreUnavailable):
                 self.crowd.look()

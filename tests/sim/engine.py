@@ -171,6 +171,7 @@ class Sim:
         self.trace: list[dict[str, Any]] = []
         self.latency = 0.2
         self.pace = 10.0
+        self.healed = False
         self.longest_idle = 16.0
         self.longest_doze = 300.0
         self.happened = 0

@@ -336,7 +336,7 @@ class Universe:
     def _heal(self) -> None:
         """No more trouble: everything works, everybody lives, nobody is stalled."""
         sim = self.sim
-        self.healed = self.airflow.healed = True
+        self.healed = self.airflow.healed = sim.healed = True
         sim.note("heal")
         self.aws.weather.shares.clear()
         self.aws.model.faults.clear()
