@@ -81,7 +81,8 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     environment = inherited | {name: value.format(folder=tmp_path) for name, value in ENVIRONMENT.items()}
     environment |= {"AIRFLOW_HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # A reader has made the tables before the pages that come later.
-    script = "\n".join(["set -e", "ecs-reconciler migrate", *commands])
+    tables = ["airflow db migrate"] if any(command.startswith("airflow pools") for command in commands) else []
+    script = "\n".join(["set -e", *tables, "ecs-reconciler migrate", *commands])
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
