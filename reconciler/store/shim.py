@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -122,8 +123,13 @@ def insert(conn: Connection, new: Sequence[Workload]) -> None:
     for row in rows:
         row |= {name: json.dumps(row[name], separators=(",", ":")) for name in _JSON if row[name] is not None}
     # What is not named is NULL, as are half of the columns of a new row.
-    records = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    records = [{name: _plain(value) for name, value in row.items() if value is not None} for row in rows]
     conn.execute(_INSERT, {"records": records})
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 _UNDELIVERED: Final = (

@@ -169,7 +169,7 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
                 del waiting[dag_id, how]
         return not waiting
 
-    stack.wait("every run to come to its moment", cancel_what_is_due, 240)
+    stack.wait("every run to come to its moment", cancel_what_is_due, 480)
     for (dag_id, how), run in runs.items():
         stack.wait(f"the end of {dag_id} by {how}", run.ended, 240)
     for run in runs.values():

@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,7 +110,7 @@ class TestDatabase:
         before = silent.store.now()
         silent.hush_before(moment)
 
-        outcome = ended(silent.store.now)
+        outcome = ended(partial(silent.store.hold, "deadlines/shard", "me", timedelta(minutes=1)))
 
         assert isinstance(outcome, StoreUnavailable), outcome
         silent.proxy.heal()

@@ -7,6 +7,9 @@ from typing import Any
 from reconciler.core.phase import EDGES, Phase
 from tests.sim.truth import ACTIVE, TERMINAL, Known, short
 
+BREAKER_NEEDS = 10
+"""Tasks. The breaker judges how many of at least so many are MISSING."""
+
 
 class TableRules(Known):
     """Each write to a row, before and after."""
@@ -121,11 +124,17 @@ class TableRules(Known):
             text = f"{row['exec_id']} says {row['exit_code']}, the container {task.code}"
             self.broken("I10 the exit code is our container's", text, row["exec_id"], task.arn)
 
+    @staticmethod
+    def _is_watched(row: dict[str, Any]) -> bool:
+        return row["desired"] == "RUN" and row["phase"] in ("STARTED", "RUNNING", "STOPPING")
+
     def _lost(self, row: dict[str, Any]) -> None:
         known = [task for task in self.launches.get((row["exec_id"], row["attempt"]), []) if not task.forgotten]
         # While ECS shows nothing, what nobody wants any more is not waited for: the orphan sweep ends it.
         unwanted = self.ever_hidden and row["desired"] == "STOP"
-        if known and not self.hidden and not unwanted and not self.restored:
+        # The breaker judges tasks that are known and wanted. Of few of them it cannot.
+        few = self.ever_hidden and sum(self._is_watched(other) for other in self.rows.values()) < BREAKER_NEEDS
+        if known and not self.hidden and not unwanted and not few and not self.restored:
             self.broken("I23 LOST only if ECS knows nothing", f"{row['exec_id']}: ECS knows {known[0].arn}",
                         row["exec_id"], known[0].arn)  # fmt: skip
 
