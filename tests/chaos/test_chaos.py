@@ -35,8 +35,8 @@ def test_whatever_happens_at_a_named_point_happens_once(tmp_path: Path) -> None:
 
         assert world.judge() == [], world.told()
 
-        # But for the one whose containers break before Airflow admits them, if that was not taken for an API server that
-        # is down, which counts against nobody.
+        # But for the one whose containers break before Airflow admits them, if that was not taken for an API server
+        # that is down, which counts against nobody.
         assert {name for name, ti in world.scheduler.tis.items() if ti.state != "success"} <= {"t1"}
         assert len(world.scheduler.tis) == 1 + 2 * 8 + 2
 
