@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(1800)
 
-SEEDS = range(1, 2001)
+SEEDS = range(1, 1601)
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.json"))
 BUDGETS: dict[str, tuple[int, ...]] = {
     "no_compare_and_swap": (8, 9),
