@@ -5,7 +5,7 @@ from reconciler.localecs.faults import Faults
 from reconciler.localecs.model import EcsModel
 from reconciler.localecs.runner import Runner
 from reconciler.localecs.server import LocalEcs, run_local_ecs
-from reconciler.localecs.settings import PUBLISHED_RATES, Latencies, Rate, Settings
+from reconciler.localecs.settings import PUBLISHED_RATES, Latencies, Rate, Settings, Spread
 from reconciler.localecs.task import Effect, SignalContainer, StartContainer
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Runner",
     "Settings",
     "SignalContainer",
+    "Spread",
     "StartContainer",
     "run_local_ecs",
 ]
