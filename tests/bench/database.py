@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 SECRET: Final = "a-secret-of-sixty-four-characters-or-more-that-nobody-else-knows-00"
 OPTIONS: Final = "-c max_connections=300 -c fsync=on"
 """Commits reach the disk, as they must in production."""
+BENCH: Final = "bench"
+"""A DAG whose task instances the benchmark makes itself."""
+MAPPED: Final = "mapped"
+"""A DAG that the whole scheduler works on: one task, mapped so many times."""
 TEMPLATE: Final = "template_airflow"
 
 
 def airflow_environment(url: str, home: Path) -> dict[str, str]:
     """What any Airflow process of the benchmark has, whatever its executor."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_", "PYTEST"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_", "PYTEST"))
+    }
     return inherited | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
@@ -118,7 +124,8 @@ class Database:
         chosen = ", ".join(given.get(name, f"t.{name}") for name in names)
         self.all(
             f"INSERT INTO task_instance ({', '.join(names)}) SELECT {chosen} FROM task_instance t, "
-            "generate_series(CAST(:first AS int), CAST(:last AS int)) number WHERE t.dag_id = 'bench' AND t.run_id = 'template'",
+            "generate_series(CAST(:first AS int), CAST(:last AS int)) number "
+            "WHERE t.dag_id = 'bench' AND t.run_id = 'template'",
             first=self._made,
             last=self._made + number - 1,
         )

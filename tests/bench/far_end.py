@@ -18,7 +18,12 @@ from tests.bench.containers import Containers, task_instance_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LATENCIES: Final = {"RunTask": Spread(0.150, 0.600), "StopTask": 0.06, "DescribeTasks": 0.06, "ListTasks": 0.06}
+LATENCIES: Final[Mapping[str, float | Spread]] = {
+    "RunTask": Spread(0.150, 0.600),
+    "StopTask": 0.06,
+    "DescribeTasks": 0.06,
+    "ListTasks": 0.06,
+}
 """Seconds until an answer arrives."""
 PROBE: Final = 0.02
 """Seconds between two looks at how late this process is."""
@@ -36,6 +41,7 @@ class FarEnd(LocalEcs):
         """When it arrived, operation, result, whose (map index, -1 for nobody's), and our own seconds in it."""
         self._late: list[float] = []
         self._stop_noise = threading.Event()
+        self._hurry = False
         super().__init__(
             settings=Settings(answer_latency=LATENCIES if latency else {}, **settings),
             on_effect=self._containers.execute,
@@ -64,7 +70,7 @@ class FarEnd(LocalEcs):
             self.calls.append((began, operation, result, _whose(operation, request), own))
 
     def _latency_of(self, operation: str) -> float:
-        self._held_back.seconds = super()._latency_of(operation)
+        self._held_back.seconds = 0.0 if self._hurry else super()._latency_of(operation)
         return float(self._held_back.seconds)
 
     # -- what scenarios want -----------------------------------------------------------------------------------------
@@ -80,6 +86,12 @@ class FarEnd(LocalEcs):
     def do_end(self, number: int, over: float) -> int:
         """Let the oldest containers end."""
         return self._containers.end(number, over)
+
+    def do_hurry(self, wanted: bool) -> None:
+        """Neither limits nor latency, to prepare what is measured later; or all of them again."""
+        self._hurry = wanted
+        with self.lock:
+            self.model.throttle._rates = {} if wanted else self.settings.rates
 
     def do_lose_answers(self) -> None:
         """RunTask does what it should, and nobody hears of it."""

@@ -47,6 +47,7 @@ class Notes:
         self._lines: TextIO = (folder / "notes").open("a")
         self._control, self._known = folder / "control", folder / "known"
         self._told_at = 0.0
+        self._ever: set[str] = set()
         self._changed_at = 0
         self._running: set[int] = set()
         self.runner: Any = None
@@ -71,10 +72,11 @@ class Notes:
         if workers is None or time.monotonic() < self._told_at + 1.0:
             return
         self._told_at = time.monotonic()
+        self._ever.update(workers.get_all_arns())
         keys = {key.map_index for key in (*executor.queued_tasks, *executor.running)}
         keys |= {task.key.map_index for task in executor.pending_workloads}
         aside = self._known.with_suffix(".new")
-        aside.write_text(json.dumps({"arns": workers.get_all_arns(), "indexes": sorted(keys)}))
+        aside.write_text(json.dumps({"t": self._told_at, "arns": sorted(self._ever), "indexes": sorted(keys)}))
         aside.replace(self._known)
 
     def _obey(self) -> None:
@@ -170,7 +172,7 @@ def main(folder: Path, *, real: bool) -> None:
             time_the_insert(executor, notes)
         notes.write("started")
 
-    executor.start = start_and_time
+    executor.start = start_and_time  # type: ignore[method-assign]  # the executor is made by Airflow
     run_job(job=runner.job, execute_callable=runner._execute)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -144,7 +143,8 @@ class Stand:
             "ECS_RECONCILER__LOG_FORMAT": "json",
             **airflow,
         }
-        self._schedulers = 0
+        self.scheduler: Process
+        self.daemon: Process | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -154,10 +154,9 @@ class Stand:
             undo.callback(self.ecs.close)
             self.environment = self._environment()
             self.scheduler = self.start_scheduler()
-            undo.callback(lambda: self.scheduler.kill())
+            undo.callback(self._kill)
             if self._daemon_wanted:
                 self.daemon = self.start_daemon()
-                undo.callback(lambda: self.daemon.kill())
                 self.until("a leader", self._led, PATIENCE)
             self.until("the scheduler", lambda: len(self.notes("beat")) > 1, PATIENCE)
             self._undo = undo.pop_all()
@@ -167,11 +166,8 @@ class Stand:
         self._undo.close()
 
     def start_scheduler(self) -> Process:
-        self._schedulers += 1
         real = ["real"] if self._real else []
-        return Process(
-            "scheduler", self._folder, self.environment, "tests.bench.scheduler", str(self._folder), *real
-        )
+        return Process("scheduler", self._folder, self.environment, "tests.bench.scheduler", str(self._folder), *real)
 
     def start_daemon(self) -> Process:
         return Process("daemon", self._folder, self.environment, "reconciler", "run")
@@ -198,8 +194,14 @@ class Stand:
 
     def kill_scheduler(self) -> None:
         """SIGKILL to the scheduler; to our daemon as well, if it is ours."""
+        self._kill()
+
+    def kill_daemon(self) -> None:
+        self.its_daemon.kill()
+
+    def _kill(self) -> None:
         self.scheduler.kill()
-        if self._daemon_wanted:
+        if self.daemon:
             self.daemon.kill()
 
     def restart(self) -> None:
@@ -209,9 +211,6 @@ class Stand:
         if self._daemon_wanted:
             self.daemon = self.start_daemon()
         self.until("another scheduler", lambda: len(self.notes("started")) > before, PATIENCE)
-
-    def pause_daemon(self) -> None:
-        os.kill(self.daemon.pid, signal.SIGKILL)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -249,22 +248,30 @@ class Stand:
         return [note for note in found if note["what"] == what]
 
     def known_in_memory(self) -> dict[str, Any]:
-        """What the official executor knows: ARNs, and the indexes of all its tasks."""
+        """What the official executor knew at the moment `t`: ARNs, as far back as its process goes, and the indexes of
+        all its tasks."""
         path = self._folder / "known"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arns": [], "indexes": []}
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"t": 0, "arns": [], "indexes": []}
         return found
 
     def metrics(self) -> str:
         """What our daemon tells Prometheus."""
-        lines = self.daemon.log.read_text().splitlines()
+        lines = self.its_daemon.log.read_text().splitlines()
         address = next(json.loads(line)["address"] for line in reversed(lines) if '"address"' in line)
         with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
+    @property
+    def its_daemon(self) -> Process:
+        """Our daemon, where there is one."""
+        if self.daemon is None:
+            raise RuntimeError("this system has no daemon")
+        return self.daemon
+
     def _led(self) -> bool:
-        if not self.daemon.alive:
-            raise RuntimeError(f"the daemon has ended: {self.daemon.log.read_text()[-2000:]}")
-        return bool(self.database.one("SELECT count(*) FROM ecs_lease WHERE expires_at > now() AND name LIKE 'bench/%'"))
+        if not self.its_daemon.alive:
+            raise RuntimeError(f"the daemon has ended: {self.its_daemon.log.read_text()[-2000:]}")
+        return bool(self.database.one("SELECT count(*) FROM ecs_lease WHERE expires_at > now()"))
 
 
 def can_hear_events() -> bool:

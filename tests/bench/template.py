@@ -1,4 +1,5 @@
-"""Airflow's metadata database with two DAGs in it, from which each run gets a copy. A process of its own: `-m` this."""
+"""Airflow's metadata database with two DAGs in it, from which each run gets a copy. A process of its own, which has
+Airflow's settings in its environment."""
 
 # Much of Airflow is not typed.
 # mypy: allow-untyped-calls
@@ -7,29 +8,25 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
+from airflow import settings
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+from airflow.serialization.definitions.dag import SerializedDAG
+from airflow.serialization.serialized_objects import LazyDeserializedDAG
+from airflow.utils.db import initdb
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import text
 
-BENCH: Final = "bench"
-"""A DAG whose task instances the benchmark makes itself."""
-MAPPED: Final = "mapped"
-"""A DAG that the whole scheduler works on: one task, mapped so many times."""
+from tests.bench.database import BENCH, MAPPED
 
 
 def main(mapped: int) -> None:
-    from airflow import settings
-    from airflow.models.dagbundle import DagBundleModel
-    from airflow.models.serialized_dag import SerializedDagModel
-    from airflow.providers.standard.operators.bash import BashOperator
-    from airflow.sdk import DAG
-    from airflow.serialization.definitions.dag import SerializedDAG
-    from airflow.serialization.serialized_objects import LazyDeserializedDAG
-    from airflow.utils.db import initdb
-    from airflow.utils.session import create_session
-    from airflow.utils.state import DagRunState
-    from airflow.utils.types import DagRunTriggeredByType, DagRunType
-
     initdb()
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     with DAG(BENCH, schedule=None, start_date=begin) as bench:
