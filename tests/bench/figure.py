@@ -36,7 +36,8 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("seconds since the first was queued")
         axes.set_ylabel("running ECS tasks")
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize=8)
+        if axes.get_lines():
+            axes.legend(loc="lower right", fontsize=8)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
     figure.tight_layout()

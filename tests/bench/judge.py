@@ -99,7 +99,12 @@ class Facts:
     def _lost(self) -> int:
         """Task instances that Airflow takes for queued or running, and that nobody does anything about any more."""
         live = {task["ti"] for task in self.tasks if task["live"]}
-        tended = {w["index"] for w in self.workloads if w["open"]} if self.system == OURS else {*self.known["indexes"]}
+        if self.system == OURS:
+            tended = {w["index"] for w in self.workloads if w["open"]}
+        else:
+            tended = set(self.known["indexes"])
+            # A heartbeat that has not ended yet may know more than the last that has.
+            tended |= {index for note in self.queued if note["t"] > self.known["t"] for index in note["indexes"]}
         return sum(
             ti["state"] in ("queued", "running") and ti["id"] not in live and ti["index"] not in tended
             for ti in self.instances
@@ -165,7 +170,7 @@ class Facts:
 
     def rate(self, operation: str, since: float, until: float) -> float:
         """Calls per second."""
-        number = sum(name == operation and since <= at <= until for at, name, *_ in self.calls)
+        number: int = sum(name == operation and since <= at <= until for at, name, *_ in self.calls)
         return round(number / (until - since), 2)
 
     def refusals(self) -> int:
@@ -184,12 +189,12 @@ class Facts:
         total = 0.0
         for task in self.tasks:
             end = until if task["stopped"] is None else min(until, task["stopped"])
-            total += max(0.0, end - max(since, task["made"]))
+            total += float(max(0.0, end - max(since, task["made"])))
         return total / (until - since)
 
     def seconds_in_slot(self) -> float:
         """How long an ECS task exists, on average."""
-        ended = [float(task["stopped"] - task["made"]) for task in self.tasks if task["stopped"] is not None]
+        ended: list[float] = [task["stopped"] - task["made"] for task in self.tasks if task["stopped"] is not None]
         return sum(ended) / len(ended) if ended else 0.0
 
     def curve(self, seconds: float) -> list[tuple[float, int]]:

@@ -138,12 +138,12 @@ _INTRODUCTION: Final = (
 )
 _WRONG: Final = """\
 No task of the benchmark fails by itself, so all of these should be 0. *Launched twice*: ECS tasks beyond a task
-instance's first, made although that one lived or had run its code. *Orphans*: ECS tasks that lived and that the executor
-never knew. *Lost*: task instances that nobody does anything about any more. *Failed*: what Airflow shows as failed.
-*Refused*: calls that ECS throttled. *Cut off*: the end was not waited for."""
+instance's first, made although that one lived or had run its code. *Orphans*: ECS tasks that lived and that the
+executor never knew. *Lost*: task instances that nobody does anything about any more. *Failed*: what Airflow shows as
+failed. *Refused*: calls that ECS throttled. *Cut off*: the end was not waited for."""
 _QUIET: Final = """\
-How quiet it was: how much later than it should the far end's process woke up, its own time in a call (without the latency
-that it plays), and the load of the machine at the end of each scenario (1, 5, 15 minutes)."""
+How quiet it was: how much later than it should the far end's process woke up, its own time in a call (without the
+latency that it plays), and the load of the machine at the end of each scenario (1, 5, 15 minutes)."""
 _FAR_END: Final = """\
 The far end is [the local ECS](local-ecs.md) in a process of its own, with AWS's published rates (RunTask on Fargate: 20
 at once and 20 a second), quotas where a scenario says so, and a network's latency: RunTask's answers take 150 ms in the
@@ -157,7 +157,8 @@ adoption; only the part that turns DAG runs into SCHEDULED task instances is lef
 is `ecs-reconciler run`. Settings are defaults unless a scenario names them.
 
 `make bench` runs all of it, resumes when interrupted, and writes this page; `make bench QUICK=1` is the short form,
-which writes to `.bench/quick`. The raw results are in `.bench`. [Performance](performance.md) tells where the time goes."""
+which writes to `.bench/quick`. The raw results are in `.bench`. [Performance](performance.md) tells where the time
+goes."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
