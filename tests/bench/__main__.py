@@ -90,7 +90,12 @@ class Bench:
             (kept / "traceback").write_text(traceback.format_exc())
             how = f"FAILED, see {kept}"
         else:
-            facts = {"commit": self.commit, "seconds": time.monotonic() - began, "postgres": self._postgres}
+            facts = {
+                "commit": self.commit,
+                "postgres": self._postgres,
+                "seconds": time.monotonic() - began,
+                "ended": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            }
             aside = self.folder / f"{name}.new"
             aside.write_text(json.dumps({**facts, **found}))
             aside.replace(self._path(scenario, system))
@@ -151,8 +156,7 @@ def main() -> int:
     published = given.publish or (sizes is FULL and not given.folder)
     page = DOCS / "benchmark.md" if published else folder / "benchmark.md"
     picture = DOCS / "images" / "benchmark.png" if published else folder / "benchmark.png"
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    write_report(bench.results(), about(sizes, bench.commit, now), page, picture)
+    write_report(bench.results(), about(sizes), page, picture)
     bench.say(f"{page} is written" + (f"; FAILED: {', '.join(sorted(bench.failed))}" if bench.failed else ""))
     return 1 if bench.failed else 0
 

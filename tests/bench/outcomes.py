@@ -107,7 +107,10 @@ def _scaled(scale: float) -> dict[str, str]:
 
 
 def quota(run: Run) -> dict[str, Any]:
-    """Tasks of a quarter of an hour, and the account's quota has room for half of them; no executor knows the quota."""
+    """Tasks of a quarter of an hour, and the account's quota has room for half of them; no executor knows the quota.
+
+    The launch rate is not scaled, so the counts are: the quota must be full long before the first of them ends.
+    """
     sizes = run.sizes
     seconds = 900 / sizes.scale
     with run.stand(slots=2 * sizes.quota, far_end={"max_running_tasks": sizes.quota}, **_scaled(sizes.scale)) as stand:
@@ -138,7 +141,7 @@ def down(run: Run) -> dict[str, Any]:
     """Our daemon is away for three quarters of an hour, at twice the scale, with tasks waiting and others ending."""
     sizes = run.sizes
     scale = 2 * sizes.scale
-    n = sizes.quota // 2
+    n = sizes.quota
     with run.stand(slots=n, **_scaled(scale)) as stand:
         stand.ecs.do("last", seconds=900 / scale)
         stand.database.schedule(n)

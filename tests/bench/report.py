@@ -35,7 +35,8 @@ STORIES: Final = {
     "call to AWS, so rows are moved by the benchmark.",
     "passes": "{live} tasks run; the far end has no latency, so that the table is what differs.",
     "quota": "{quota_tasks} tasks of 15 minutes, and the account has room for {quota}; both executors are told that "
-    "they may run twice as many. Durations and `task_queued_timeout` are scaled 1:{scale}.",
+    "they may run twice as many. Durations and `task_queued_timeout` are scaled 1:{scale}; the launch rate can not be, "
+    "so there are fewer tasks than 1,000 against 500.",
     "quota_long": "A fifth more tasks of two hours than the account has room for ({quota}), the same scale; cut off "
     "after {long_cut:g} s (the official executor after {peer_cut:g} s).",
     "outage": "ECS answers 503 to everything for {outage_for:g} s in the middle of {outage} launches, while tasks end.",
@@ -53,13 +54,11 @@ class About:
     """What the figures depend on."""
 
     sizes: Sizes
-    commit: str
-    when: str
     machine: str
     versions: str
 
 
-def about(sizes: Sizes, commit: str, when: str) -> About:
+def about(sizes: Sizes) -> About:
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -68,8 +67,6 @@ def about(sizes: Sizes, commit: str, when: str) -> About:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return About(
         sizes,
-        commit,
-        when,
         f"{len(os.sched_getaffinity(0))} cores of {cpu}, {memory:.0f} GiB",
         f"Python {platform.python_version()}, {versions}",
     )
@@ -87,6 +84,7 @@ def render(results: Results, what: About, picture: str) -> str:
     sizes = what.sizes
     minutes = sum(result["seconds"] for result in results.values()) / 60
     postgres = next((result["postgres"] for result in results.values()), "-")
+    ended = sorted(result["ended"] for result in results.values())
     commits = sorted({result["commit"] for result in results.values()})
     form = (
         "This is the whole benchmark: figures that are times were measured one at a time."
@@ -118,7 +116,7 @@ def render(results: Results, what: About, picture: str) -> str:
             ("", ""),
             (
                 ("commit", ", ".join(f"`{commit}`" for commit in commits)),
-                ("when", what.when),
+                ("when", f"{ended[0]} to {ended[-1]}" if ended else "-"),
                 ("machine", what.machine),
                 ("versions", f"{what.versions}, PostgreSQL {postgres} with fsync"),
                 ("sum of all scenarios", f"{minutes:.1f} minutes"),

@@ -46,6 +46,8 @@ class Sizes:
     outage_for: float
     quota: int
     quota_tasks: int
+    """Smaller than 500 and 1,000, because durations are scaled and the launch rate can not be: the quota must be full
+    long before the first task ends, with either executor."""
     scale: int
     """Durations, and task_queued_timeout, are divided by this where the account is full or the daemon is down."""
     long_cut: float
@@ -90,11 +92,11 @@ FULL: Final = Sizes(
     eventual=150,
     outage=200,
     outage_for=120,
-    quota=500,
-    quota_tasks=1000,
+    quota=100,
+    quota_tasks=200,
     scale=10,
     long_cut=200,
-    peer_cut=100,
+    peer_cut=120,
     queued=1000,
     beats=15,
     finished=(1_000, 100_000),
@@ -128,11 +130,11 @@ QUICK: Final = Sizes(
     eventual=30,
     outage=40,
     outage_for=10,
-    quota=40,
-    quota_tasks=80,
-    scale=60,
-    long_cut=25,
-    peer_cut=30,
+    quota=16,
+    quota_tasks=32,
+    scale=30,
+    long_cut=65,
+    peer_cut=40,
     queued=200,
     beats=4,
     finished=(1_000, 10_000),

@@ -150,10 +150,11 @@ def test_a_report_says_what_was_not_run_and_what_was_not_met(tmp_path: Path) -> 
         "noise": {"far_end_late": {}, "far_end_own_seconds_per_call": {}, "load": [1.0]},
         "seconds": 60.0,
         "commit": "abc",
+        "ended": "today",
         "postgres": "15",
     }
     sizes = replace(SUITE, first=1000, mark=500)
-    write_report({"fill-ours": slow}, about(sizes, "abc", "today"), tmp_path / "page.md", tmp_path / "p.png")
+    write_report({"fill-ours": slow}, about(sizes), tmp_path / "page.md", tmp_path / "p.png")
     page = (tmp_path / "page.md").read_text()
     assert "| RunTask accepted for 500 of 1000 pending | limit 24.0 s, ours 30.0 s, official not run |" in page
     assert "| ≤ 1.050 x | 1.250 x | **no** |" in page
