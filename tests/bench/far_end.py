@@ -115,7 +115,8 @@ class FarEnd(LocalEcs):
         began = time.monotonic()
 
         def make_noise() -> None:
-            while not self._stop_noise.wait(1 / per_second):
+            greedy = False
+            while not self._stop_noise.wait(0.01 if greedy else 1 / per_second):
                 greedy = greedy_at <= time.monotonic() - began < greedy_at + greedy_for
                 with self.lock:
                     try:

@@ -75,7 +75,7 @@ FULL: Final = Sizes(
     idle=20,
     ends=60,
     second=1000,
-    fill_cut=150,
+    fill_cut=130,
     churn=1200,
     churn_slots=500,
     churn_seconds=10,
@@ -102,7 +102,7 @@ FULL: Final = Sizes(
     finished=(1_000, 100_000),
     passes=12,
     whole=1000,
-    whole_cut=50,
+    whole_cut=30,
 )
 QUICK: Final = Sizes(
     name="quick",
