@@ -69,6 +69,10 @@ app.kubernetes.io/part-of: airflow
 {{- range $section, $options := .Values.config }}
 {{- range $name, $value := $options }}
 {{- $text := kindIs "string" $value | ternary $value (toJson $value) }}
+{{- /* Subnets and the like, which Airflow's configuration writes with commas. */}}
+{{- if kindIs "slice" $value }}
+{{- if or (not $value) (kindIs "string" (first $value)) }}{{ $text = join "," $value }}{{ end }}
+{{- end }}
 {{- /* Helm reads numbers as floats: 1000000 would be written as 1e+06. */}}
 {{- if kindIs "float64" $value }}
 {{- $text = eq (floor $value) $value | ternary (printf "%.0f" $value) (toString $value) }}
