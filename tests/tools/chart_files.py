@@ -1,7 +1,7 @@
 """Writes what the chart holds copies of: `python -m tests.tools.chart_files`.
 
-Names and types of options in values.schema.json come from the options themselves, the table of values in the README from
-values.yaml, alerts and dashboards from grafana/. A test compares what is committed with `files()`.
+Names and types of options in values.schema.json come from the options themselves, the table of values in the README
+from values.yaml, alerts and dashboards from grafana/. A test compares what is committed with `files()`.
 """
 
 from __future__ import annotations
