@@ -127,7 +127,7 @@ def test_every_option_reaches_the_daemon_as_it_was_meant(helm: Helm, as_text: bo
         return settings.options.model_dump(include=set(ours)), settings.ecs.model_dump(include=set(theirs))
 
     assert received(OURS, THEIRS) == (OURS, THEIRS)
-    defaults = ReconcilerOptions(deployment="x").model_dump() | {"log_format": "json"}
+    defaults = ReconcilerOptions.model_validate({"deployment": "x"}).model_dump() | {"log_format": "json"}
     assert not [name for name, value in OURS.items() if value == defaults[name]]
     other = {name: value for name, value in THEIRS.items() if name != "capacity_provider_strategy"}
     other |= INSTEAD_OF_A_STRATEGY
@@ -360,7 +360,7 @@ def test_the_network_policy_limits_each_way_out(helm: Helm) -> None:
 
 
 def test_the_network_policy_lets_in_who_is_named_and_the_test(helm: Helm) -> None:
-    only = {"enabled": True, "ingressFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
+    only: dict[str, Any] = {"enabled": True, "ingressFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
     rendered = helm.render({"networkPolicy": only})
     (rule,) = rendered.one("NetworkPolicy")["spec"]["ingress"]
     assert only["ingressFrom"][0] in rule["from"]
