@@ -58,6 +58,7 @@ CHANGES: dict[str, Any] = {
     "http.statusPageToken.name": "changed",
     "http.statusPageToken.key": "changed",
     "metrics.renderMode": "alwaysRender",
+    "metrics.runbookUrl": "https://changed/%s.md",
     "metrics.monitor.enabled": False,
     "metrics.monitor.kind": "PodMonitor",
     "metrics.monitor.additionalLabels": {"changed": "yes"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,7 @@ def test_a_changed_option_restarts_the_daemons(helm: Helm) -> None:
         ({"config": {"ecs_reconciler": {"max_runing_tasks": 1}}}, "max_runing_tasks"),
         ({"config": {"ecs_reconciler": {"sql_alchemy_conn": "postgresql://"}}}, "sql_alchemy_conn"),
         ({"config": {"core": {"executor": "x"}}}, "core"),
+        ({"metrics": {"runbookUrl": "https://wiki.example.com/runbooks"}}, "runbookUrl"),
         ({"config": {"ecs_reconciler": {"launch_rate": "fast"}}}, "launch_rate"),
         ({"config": {"ecs_reconciler": {"lease_seconds": 1}}}, "lease_seconds"),
         ({"config": {"ecs_reconciler": {"log_format": "xml"}}}, "log_format"),
@@ -431,6 +433,19 @@ def test_dashboards_for_the_sidecar(helm: Helm, chart: Path) -> None:
     assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert made["metadata"]["annotations"] == {"grafana_folder": "Airflow"}
     assert made["data"] == {"Over_view.json": (chart / "dashboards/Over_view.json").read_text()}
+
+
+def test_runbooks_are_linked_where_they_are_served(each_helm: Helm) -> None:
+    """In alerts and dashboards, each by its name; and no placeholder is left."""
+    shown = {"alerts": {"enabled": True}, "dashboards": {"enabled": True}}
+    before, after = (
+        each_helm.template({"metrics": shown | link}) for link in ({}, {"runbookUrl": "https://wiki/docs/%s.md?x=1"})
+    )
+    placeholder = "https://ecs-reconciler.example.org/runbooks/"
+    links = re.findall(rf"{placeholder}(\w+)", before)
+    assert len(links) > 30
+    assert placeholder not in after
+    assert re.findall(r"https://wiki/docs/(\w+)\.md\?x=1", after) == links
 
 
 def test_extra_objects_as_maps_and_as_text(helm: Helm) -> None:

@@ -213,10 +213,3 @@ def test_helms_commands_render() -> None:
     for words in ours:
         flags = [word for word in words if word not in ("upgrade", "--install")]
         subprocess.run([helm, "template", *flags], cwd=ROOT, check=True, capture_output=True, timeout=60)
-
-
-def test_the_readme_of_the_chart_names_airflows_values() -> None:
-    """The example sets all that the page says has to be set."""
-    text = (ROOT / "charts/ecs-reconciler/README.md").read_text()
-    for name in ("executor:", "jwtSecretName:", "execution_api_server_url:", "remote_logging:", "aws_ecs_executor:"):
-        assert re.search(rf"^ +{name}", text, re.MULTILINE), name

@@ -136,6 +136,15 @@ AIRFLOW__{{ upper $section }}__{{ upper $name }}: {{ $text | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* A file of the chart, with links to runbooks as metrics.runbookUrl has them. Takes a list of the root and a path. */}}
+{{- define "ecs-reconciler.linked" -}}
+{{- $text := (index . 0).Files.Get (index . 1) }}
+{{- with (index . 0).Values.metrics.runbookUrl }}
+{{- $text = regexReplaceAll "https://ecs-reconciler\\.example\\.org/runbooks/([A-Za-z]+)" $text (replace "%s" "${1}" .) }}
+{{- end }}
+{{- $text }}
+{{- end }}
+
 {{- /* "true" if objects of the Prometheus Operator are to be made. */}}
 {{- define "ecs-reconciler.operator" -}}
 {{- $there := .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
