@@ -41,7 +41,7 @@ ELSEWHERE = {
 }
 """What is run by other means: the file that does it, and its words for it."""
 
-AWS_ONLY = {"cloudformation deploy", "logs tail"}
+AWS_ONLY = {"cloudformation deploy", "ecr get-login-password", "logs tail"}
 """Commands of AWS's command line that are no operations of the API."""
 ENVIRONMENT = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:///{folder}/airflow.db",
