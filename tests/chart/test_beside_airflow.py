@@ -41,7 +41,9 @@ DOCUMENTED = {
 }
 """Values that the README sets, each looked up in the chart."""
 README = CHART / "README.md"
-BLOCKS = [yaml.safe_load(block.text) for block in blocks(README) if block.language == "yaml"]
+EXAMPLES = [yaml.safe_load(block.text) for block in blocks(README) if block.language == "yaml"]
+OURS = [values for values in EXAMPLES if "metrics" in values]
+BLOCKS = [values for values in EXAMPLES if values not in OURS]
 
 
 def leaves(value: Any, path: str = "") -> set[str]:
@@ -90,3 +92,9 @@ def test_the_policies_of_the_readme_let_the_daemon_in(helm: Helm) -> None:
     (entry,) = next(block for block in BLOCKS if "pgbouncer" in block)["pgbouncer"]["extraNetworkPolicies"]
     labels = helm.render(release="ecs-reconciler").pod["metadata"]["labels"]
     assert entry["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_readme_sets_values_that_this_chart_has(each_helm: Helm) -> None:
+    assert OURS
+    for values in OURS:
+        assert each_helm.render(values)

@@ -211,5 +211,5 @@ def test_helms_commands_render() -> None:
     ours = [words for words in words_of("helm") if "charts/ecs-reconciler" in words]
     assert ours
     for words in ours:
-        flags = [word for word in words if word not in ("upgrade", "--install")]
+        flags = [word for word in words if word not in ("upgrade", "--install", "--reuse-values")]
         subprocess.run([helm, "template", *flags], cwd=ROOT, check=True, capture_output=True, timeout=60)
