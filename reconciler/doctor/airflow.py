@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["check_address", "check_airflow"]
 
 CAPS: Final = {
-    "[core] parallelism": "it holds for each scheduler",
-    "[core] max_active_tasks_per_dag": "it holds for each DAG run: one with more tasks than this waits for itself",
+    "[core] parallelism": ("it holds for each scheduler", "raise it, to {} divided by the schedulers at least"),
+    "[core] max_active_tasks_per_dag": (
+        "it holds for each DAG run: one with more tasks than this waits for itself",
+        "raise it, to as many as one run should have at once, {} at most",
+    ),
 }
-"""What bounds the tasks that run at once, and what that means."""
+"""What bounds the tasks that run at once: what that means, and what to do."""
 CLUSTER_LOCAL: Final = (".svc", ".cluster.local", ".local", ".internal.cloudapp.net")
 PER_WORKER: Final = 250
 """Tasks whose heartbeats (one in five seconds each) one worker of the API server bears without being busy."""
@@ -35,12 +38,12 @@ def check_airflow(
     limit = settings.options.max_running_tasks
     whose = "a scheduler" if scheduler else "this configuration"
     before = 0
-    for name, meaning in CAPS.items():
+    for name, (meaning, mend) in CAPS.items():
         value = its.number(name)
         if value is not None and value < limit:
             before += 1
             what = f"{value:g} in {whose}, below max_running_tasks = {limit}: {meaning}"
-            yield warning(name, what, f"raise it, to {limit} divided by the schedulers at least")
+            yield warning(name, what, mend.format(limit))
     runs = its.number("[core] max_active_runs_per_dag")
     per_run = its.number("[core] max_active_tasks_per_dag")
     if runs and per_run and runs * per_run < limit:
