@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import boto3
+    from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
-    from reconciler.config import DaemonSettings
+    from reconciler.config import DaemonSettings, Read
     from reconciler.core.task import Workload
+    from reconciler.seams import Delivery
     from reconciler.show import Story
 
 __all__ = ["COMMANDS", "airflow_commands", "main"]
@@ -32,17 +34,41 @@ CONFIGURATION_ERROR = 2
 """Exit code for options that are missing or wrong."""
 
 
+def _options() -> Read:
+    """How to look up an option in Airflow's configuration. Airflow reads all of it when it is imported."""
+    from reconciler.config import ConfigError
+
+    try:
+        from reconciler.airflow.options import read
+    except ValueError as error:
+        problem = f"Airflow can not read its own configuration ({error}): `airflow config list` has to work first"
+        raise ConfigError([problem]) from error
+    return read
+
+
 def _settings() -> DaemonSettings:
-    from reconciler.airflow.options import read
     from reconciler.config import daemon_settings
 
-    return daemon_settings(read)
+    return daemon_settings(_options())
+
+
+def _tables(settings: DaemonSettings) -> Engine:
+    """The database, for a command that reads our tables. Raises StartError where they are not."""
+    from reconciler.core.errors import StartError
+    from reconciler.store.engine import make_engine
+    from reconciler.store.migrate import NO_TABLES, at_head
+
+    _quiet()
+    engine = make_engine(settings.sql_alchemy_conn)
+    if not at_head(engine):
+        raise StartError(NO_TABLES)
+    return engine
 
 
 def _quiet() -> None:
-    """Keep out of a command's answer what Airflow's logging would write to the same standard output."""
+    """Keep out of a command's answer what libraries would write beside it: what it is about is in the answer."""
     for name in ("alembic", "botocore", "boto3"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _aws(settings: DaemonSettings, clock: SystemClock) -> boto3.Session:
@@ -58,11 +84,17 @@ def _aws(settings: DaemonSettings, clock: SystemClock) -> boto3.Session:
     return make_session(found, clock)
 
 
+def _delivery(settings: DaemonSettings) -> Delivery:
+    """How workloads reach their containers. Raises ConfigError without the key that signs their tokens."""
+    from reconciler.airflow.push import Push
+
+    return Push(settings.longest_start_timeout)
+
+
 def run(_: argparse.Namespace) -> int:
     """Reconcile the table against ECS until SIGTERM."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from reconciler.airflow.push import Push
     from reconciler.clock import SystemClock
     from reconciler.daemon import run_daemon
     from reconciler.ending import end_in_time
@@ -77,7 +109,7 @@ def run(_: argparse.Namespace) -> int:
     end_in_time(clock)
     # Python runs signal handlers in the main thread, and not while that waits inside a database driver.
     with ThreadPoolExecutor(1, thread_name_prefix="daemon") as beside:
-        beside.submit(run_daemon, settings, Push(settings.longest_start_timeout), clock, session).result()
+        beside.submit(run_daemon, settings, _delivery(settings), clock, session).result()
     return 0
 
 
@@ -85,13 +117,13 @@ def migrate(arguments: argparse.Namespace) -> int:
     """Create or upgrade the tables."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-    from reconciler.airflow.options import read
     from reconciler.core.errors import StoreUnavailable
     from reconciler.store.engine import make_engine
     from reconciler.store.grant import grant
     from reconciler.store.migrate import migrate as to_head
 
     _quiet()
+    read = _options()
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
     patiently = Retrying(
@@ -115,12 +147,11 @@ def status(arguments: argparse.Namespace) -> int:
     from reconciler import show
     from reconciler.store.components import announced
     from reconciler.store.daemon import SqlStore
-    from reconciler.store.engine import make_engine
     from reconciler.store.inspect import holders
 
     settings = _settings()
     deployment = settings.options.deployment
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = _tables(settings)
     counts = SqlStore(engine, deployment).counts()
     limit = settings.options.max_running_tasks
     found = show.status(deployment, counts, limit, holders(engine, deployment), settings.profiles)
@@ -147,12 +178,13 @@ def _hold(arguments: argparse.Namespace, mode: str) -> int:
     from reconciler import control
     from reconciler.clock import SystemClock
     from reconciler.core.holds import Mode
-    from reconciler.store.engine import make_engine
 
     settings = _settings()
-    engine, deployment = make_engine(settings.sql_alchemy_conn), settings.options.deployment
+    engine, deployment = _tables(settings), settings.options.deployment
     queue = arguments.queue or ""
     print(control.hold(engine, deployment, queue, Mode(mode)), flush=True)
+    if queue and queue not in (known := settings.profiles.queues()):
+        print(f'The queue "{queue}" has no profile of its own; these have one: {", ".join(known)}.', flush=True)
     if getattr(arguments, "wait", False):
         for line in control.drain(engine, deployment, queue, SystemClock()):
             print(line, flush=True)
@@ -163,10 +195,9 @@ def _hold(arguments: argparse.Namespace, mode: str) -> int:
 def resume(arguments: argparse.Namespace) -> int:
     """End `pause` or `drain`."""
     from reconciler import control
-    from reconciler.store.engine import make_engine
 
     settings = _settings()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = _tables(settings)
     print(control.resume(engine, settings.options.deployment, arguments.queue or ""))
     engine.dispose()
     return 0
@@ -177,12 +208,10 @@ def describe(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
-    from reconciler.store.engine import make_engine
     from reconciler.store.inspect import workloads_of
 
-    _quiet()
     settings = _settings()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = _tables(settings)
     unreadable: dict[str, str] = {}
     found = workloads_of(
         engine,
@@ -262,14 +291,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
-    from reconciler.airflow.options import read
     from reconciler.clock import SystemClock
     from reconciler.core.finding import Level
     from reconciler.doctor import Tools, examine
 
     _quiet()
-    clock = SystemClock()
-    found = examine(Tools(read, lambda settings: _aws(settings, clock), clock, time.time))  # noqa: TID251 - a composition root
+    read, clock = _options(), SystemClock()
+    tools = Tools(read, lambda settings: _aws(settings, clock), _delivery, clock, time.time)  # noqa: TID251 - a composition root
+    found = examine(tools)
     if arguments.json:
         print(show.as_json(found))
     else:

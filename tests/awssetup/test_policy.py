@@ -52,7 +52,7 @@ DEPENDENT = {"iam:PassRole", "ecs:TagResource"}
 FROM_THE_QUEUE = {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
 """What reading `[ecs_reconciler] events_queue_url` takes."""
 IN_ANOTHER_ACCOUNT = {"sts:AssumeRole"}
-"""What a queue's `role_arn` takes. The stack does not know that role: who makes it allows it, see docs/queues.md."""
+"""What a queue's `role_arn` takes: allowed for the roles that QueueRoleArns names, and without one not at all."""
 
 
 @pytest.fixture
@@ -207,6 +207,15 @@ def test_the_pages_name_the_same_actions(policy: list[dict[str, Any]]) -> None:
     table = (DOCS / "security.md").read_text().partition("| action | for | limited to |")[2].partition("\n\n")[0]
     first = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
     assert set(re.findall(r"`(\w+:\w+)`", first)) == actions(policy)
+
+
+def test_roles_of_other_accounts_may_be_assumed_if_they_are_named(aws: boto3.Session) -> None:
+    roles = [f"arn:aws:iam::{account}:role/airflow" for account in ("210987654321", "345678901234")]
+    found = deploy(aws, f"QueueRoleArns={','.join(roles)}", QueueRoleArns=",".join(roles))
+    policy = _statements(aws, found["DaemonPolicyArn"])
+    assert all(allowed(policy, "sts:AssumeRole", role, {}) for role in roles)
+    assert not allowed(policy, "sts:AssumeRole", roles[0].replace("airflow", "admin"), {})
+    assert actions(policy) == named_in_the_code() | DEPENDENT | FROM_THE_QUEUE
 
 
 def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:
