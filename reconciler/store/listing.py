@@ -1,4 +1,4 @@
-"""The workloads that the status page shows: all that are open, and the last that ended. Bounded, and reads only."""
+"""The workloads that pages and commands list: all that are open, and the last that ended. Bounded, and reads only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,17 @@ class Wanted:
     phase: Phase | None = None
     dag_id: str | None = None
     queue: str | None = None
+    task_id: str | None = None
+    run_id: str | None = None
+    map_index: int | None = None
+    dags: frozenset[str] | None = None
+    """Only of these DAGs: those that the reader may see."""
     limit: int = 200
+
+    @property
+    def one_task(self) -> bool:
+        """Names one task: all of its workloads are searched, and not only the last of all that ended."""
+        return bool(self.dag_id and self.task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,9 @@ def pulse(engine: Engine, deployment: str) -> Pulse:
 
 
 def _ended(wanted: Wanted, limit: int) -> Any:
+    newest = select(*LIGHT).order_by(_w.updated_at.desc()).limit(limit)
+    if wanted.one_task:
+        return newest.where(_w.deployment == bindparam("of"), finished(workloads), *_filters(wanted))
     last = (
         select(_w.exec_id)
         .where(_w.deployment == bindparam("of"), finished(workloads))
@@ -121,10 +134,17 @@ def _ended(wanted: Wanted, limit: int) -> Any:
         .limit(LOOK_BACK)
         .subquery()
     )
-    statement = select(*LIGHT).where(_w.exec_id.in_(select(last.c.exec_id)), *_filters(wanted))
-    return statement.order_by(_w.updated_at.desc()).limit(limit)
+    return newest.where(_w.exec_id.in_(select(last.c.exec_id)), *_filters(wanted))
 
 
 def _filters(wanted: Wanted) -> list[ColumnElement[bool]]:
-    asked = {_w.phase: wanted.phase and wanted.phase.value, _w.dag_id: wanted.dag_id, _w.queue: wanted.queue}
-    return [column == value for column, value in asked.items() if value]
+    asked = {
+        _w.phase: wanted.phase and wanted.phase.value,
+        _w.dag_id: wanted.dag_id,
+        _w.queue: wanted.queue,
+        _w.task_id: wanted.task_id,
+        _w.run_id: wanted.run_id,
+        _w.map_index: wanted.map_index,
+    }
+    found = [column == value for column, value in asked.items() if value not in (None, "")]
+    return found if wanted.dags is None else [*found, _w.dag_id.in_(sorted(wanted.dags))]

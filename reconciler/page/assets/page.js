@@ -34,11 +34,17 @@ const clock = (unix) => new Date(unix * 1000).toLocaleTimeString([], { hour: "2-
 
 async function get(path) {
   const answer = await fetch(`api/v1/${path}`, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
-  if (answer.status === 401) throw Object.assign(new Error("token"), { token: true });
-  const document_ = await answer.json();
-  if (!answer.ok) throw new Error(document_.error || `HTTP ${answer.status}`);
+  if (answer.status === 401 && answer.headers.has("WWW-Authenticate")) throw Object.assign(new Error("token"), { token: true });
+  const document_ = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(document_.error || refusal(answer.status)), { answered: true });
   return document_;
 }
+
+// Airflow's own refusals are made for programs.
+const refusal = (status) => ({ 401: "log in to Airflow again", 403: "you may not see this: it needs the right to read the DAG and its task instances" })[status] || `HTTP ${status}`;
+
+// Airflow puts in what it knows, and leaves the braces of what it does not.
+const asked = () => new URLSearchParams([...new FormData(filters)].filter(([, value]) => value && !/^\{.*\}$/.test(value)));
 
 function plot(place, columns, at, { step, unit = "" }) {
   const width = 400, height = 120, left = 30, bottom = 16, top = 8;
@@ -176,29 +182,30 @@ function showEvents(found) {
 
 async function refresh() {
   try {
-    const query = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+    const query = asked();
+    document.body.classList.toggle("one", query.has("task"));
     const status = await get("status");
     $("login").hidden = true;
     document.querySelector("main").hidden = false;
     showStatus(status);
-    const rest = await Promise.allSettled([get(`workloads?${query}`), get("events?limit=100")]);
+    const rest = await Promise.allSettled([get(`workloads?${query}`), get(`events?${query}`)]);
     if (rest[0].status === "fulfilled") showWorkloads(rest[0].value);
     else if (status.table) showHealth("degraded", [...status.health.reasons, rest[0].reason.message]);
     if (rest[1].status === "fulfilled") showEvents(rest[1].value);
   } catch (error) {
     if (error.token) { $("login").hidden = false; $("health").textContent = "locked"; $("token").focus(); return; }
-    showHealth("down", [`the daemon does not answer: ${error.message}`]);
+    showHealth("down", [error.answered ? error.message : `the daemon does not answer: ${error.message}`]);
   }
   setTimeout(refresh, EVERY);
 }
 
 for (const phase of ["PENDING", "LAUNCHING", "STARTED", "RUNNING", "STOPPING", "EXITED", "FAILED_START", "CANCELLED", "LOST"]) filters.elements.phase.append(element("option", { value: phase }, phase));
 for (const [name, value] of new URLSearchParams(location.search)) if (filters.elements[name]) filters.elements[name].value = value;
-let asked;
+let typed;
 filters.addEventListener("input", () => {
-  clearTimeout(asked);
-  asked = setTimeout(async () => {
-    const query = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+  clearTimeout(typed);
+  typed = setTimeout(async () => {
+    const query = asked();
     history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
     try { showWorkloads(await get(`workloads?${query}`)); } catch (error) { $("found").textContent = error.message; }
   }, 250);
@@ -209,5 +216,13 @@ $("login").addEventListener("submit", (event) => {
   token = $("token").value;
   sessionStorage.setItem("token", token);
   refresh();
+});
+// Airflow shows this page in a frame that may open nothing, and others refuse to be shown in one: a link is followed by
+// the page around it.
+if (window.parent !== window) document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[target=_blank]");
+  if (!link) return;
+  event.preventDefault();
+  Object.assign(window.parent.document.createElement("a"), { href: link.href, target: "_blank", rel: "noreferrer" }).click();
 });
 refresh();
