@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Engine
+    from sqlalchemy import ColumnElement, Engine, FromClause
 
     from reconciler.core.task import Workload
 
@@ -124,27 +124,23 @@ def pulse(engine: Engine, deployment: str) -> Pulse:
 
 
 def _ended(wanted: Wanted, limit: int) -> Any:
-    newest = select(*LIGHT).order_by(_w.updated_at.desc()).limit(limit)
+    ended = select(*LIGHT).where(_w.deployment == bindparam("of"), finished(workloads))
+    newest = ended.order_by(_w.updated_at.desc())
     if wanted.one_task:
-        return newest.where(_w.deployment == bindparam("of"), finished(workloads), *_filters(wanted))
-    last = (
-        select(_w.exec_id)
-        .where(_w.deployment == bindparam("of"), finished(workloads))
-        .order_by(_w.updated_at.desc())
-        .limit(LOOK_BACK)
-        .subquery()
-    )
-    return newest.where(_w.exec_id.in_(select(last.c.exec_id)), *_filters(wanted))
+        return newest.where(*_filters(wanted)).limit(limit)
+    # Filtered in what the index gives first: a join with it reads the whole table where that is small enough.
+    last = newest.limit(LOOK_BACK).subquery()
+    return select(last).where(*_filters(wanted, last)).order_by(last.c.updated_at.desc()).limit(limit)
 
 
-def _filters(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _filters(wanted: Wanted, of: FromClause = workloads) -> list[ColumnElement[bool]]:
     asked = {
-        _w.phase: wanted.phase and wanted.phase.value,
-        _w.dag_id: wanted.dag_id,
-        _w.queue: wanted.queue,
-        _w.task_id: wanted.task_id,
-        _w.run_id: wanted.run_id,
-        _w.map_index: wanted.map_index,
+        "phase": wanted.phase and wanted.phase.value,
+        "dag_id": wanted.dag_id,
+        "queue": wanted.queue,
+        "task_id": wanted.task_id,
+        "run_id": wanted.run_id,
+        "map_index": wanted.map_index,
     }
-    found = [column == value for column, value in asked.items() if value not in (None, "")]
-    return found if wanted.dags is None else [*found, _w.dag_id.in_(sorted(wanted.dags))]
+    found = [of.c[name] == value for name, value in asked.items() if value not in (None, "")]
+    return found if wanted.dags is None else [*found, of.c.dag_id.in_(sorted(wanted.dags))]
