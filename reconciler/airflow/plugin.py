@@ -15,7 +15,7 @@ from airflow.plugins_manager import AirflowPlugin
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-__all__ = ["PREFIX", "EcsReconcilerPlugin", "base_path"]
+__all__ = ["PREFIX", "EcsReconcilerPlugin"]
 
 PREFIX: Final = "/ecs-reconciler"
 """Where Airflow's API server has the page, below the path of `[api] base_url`."""
@@ -39,11 +39,11 @@ class Page:
         if self._app is None:
             from reconciler.airflow.view import make_app  # noqa: PLC0415 - see above
 
-            self._app = make_app()
+            self._app = make_app(_base_path())
         await self._app(scope, receive, send)
 
 
-def base_path() -> str:
+def _base_path() -> str:
     """The path of `[api] base_url`, without a slash at its end: where Airflow's pages are on their host."""
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
 
@@ -55,7 +55,7 @@ def _used() -> bool:
 
 def _views() -> list[dict[str, Any]]:
     """Forms: airflow/api_fastapi/core_api/datamodels/plugins.py. Each `url_route` is a page of Airflow's own."""
-    home = f"{base_path()}{PREFIX}/"
+    home = f"{_base_path()}{PREFIX}/"
     shown = {"name": NAME, "icon": f"{home}icon.svg"}
     return [
         {**shown, "href": home, "url_route": "ecs-reconciler", "destination": "nav", "category": "browse"},

@@ -8,7 +8,7 @@ Sums over all rows (the quota, how much waits) are shown to everybody who may re
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from airflow import settings
@@ -19,7 +19,6 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from reconciler.airflow.options import read
-from reconciler.airflow.plugin import base_path
 from reconciler.config import ConfigError, shim_settings
 from reconciler.page.pages import Pages
 from reconciler.page.table import TableSource
@@ -31,10 +30,10 @@ FRAMES: Final = "'self'"
 _USER: Final = Depends(get_user)
 
 
-def make_app() -> FastAPI:
-    """The application. It has one verb, GET."""
+def make_app(base_path: str) -> FastAPI:
+    """The application. It has one verb, GET. `base_path`: where Airflow's pages are on their host."""
     app = FastAPI(title="ECS reconciler", docs_url=None, redoc_url=None, openapi_url=None)
-    pages = cache(_pages)
+    pages = cache(partial(_pages, f"{base_path}/"))
 
     # Not `async`: Airflow's checks and the table are read with blocking calls, in a thread of the server's pool.
     @app.get("/{path:path}")
@@ -61,11 +60,10 @@ def _readable(user: Any) -> set[str]:
     return found
 
 
-def _pages() -> Pages:
+def _pages(home: str) -> Pages:
     """Raises ConfigError."""
     options = shim_settings(read)
     engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
     clocks = time.time, time.monotonic  # noqa: TID251 - Airflow makes plugins: there is no root of ours above
-    home = f"{base_path()}/"
     source = TableSource(engine, options.deployment, options.max_running_tasks, clocks[0], home)
     return Pages(source, clocks[1], frames=FRAMES)

@@ -67,7 +67,7 @@ def history(engine: Engine, deployment: str, wanted: Wanted) -> list[Event]:
     if wanted.phase:
         events = [event for event in events if event.phase is wanted.phase]
     events.sort(key=lambda event: (event.at, event.workload.exec_id, event.attempt, _ORDER[event.phase]))
-    return events[-wanted.limit :]
+    return events[-max(1, wanted.limit) :]
 
 
 def _events(w: Workload, launches: Sequence[Attempt]) -> Iterator[Event]:

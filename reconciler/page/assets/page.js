@@ -43,8 +43,7 @@ async function get(path) {
 // Airflow's own refusals are made for programs.
 const refusal = (status) => ({ 401: "log in to Airflow again", 403: "you may not see this: it needs the right to read the DAG and its task instances" })[status] || `HTTP ${status}`;
 
-// Airflow puts in what it knows, and leaves the braces of what it does not.
-const asked = () => new URLSearchParams([...new FormData(filters)].filter(([, value]) => value && !/^\{.*\}$/.test(value)));
+const asked = () => new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
 
 function plot(place, columns, at, { step, unit = "" }) {
   const width = 400, height = 120, left = 30, bottom = 16, top = 8;
@@ -200,7 +199,8 @@ async function refresh() {
 }
 
 for (const phase of ["PENDING", "LAUNCHING", "STARTED", "RUNNING", "STOPPING", "EXITED", "FAILED_START", "CANCELLED", "LOST"]) filters.elements.phase.append(element("option", { value: phase }, phase));
-for (const [name, value] of new URLSearchParams(location.search)) if (filters.elements[name]) filters.elements[name].value = value;
+// Airflow puts in what it knows of a task instance, and leaves {MAP_INDEX} of one that is not mapped.
+for (const [name, value] of new URLSearchParams(location.search)) if (filters.elements[name] && !/^\{.*\}$/.test(value)) filters.elements[name].value = value;
 let typed;
 filters.addEventListener("input", () => {
   clearTimeout(typed);

@@ -180,7 +180,7 @@ def test_without_our_tables_it_says_so(server: TestClient) -> None:
 
 def test_wrong_options_are_a_sentence_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__ECS_RECONCILER__BACKLOG", "many")
-    fresh = TestClient(view_module.make_app())
+    fresh = TestClient(view_module.make_app(""))
     answer = fresh.get("/api/v1/status", headers=logged_in())
     assert answer.status_code == 503
     assert "backlog" in answer.json()["error"]
