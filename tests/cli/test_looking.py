@@ -122,7 +122,8 @@ def test_events_of_nothing_say_so(site: Site) -> None:
 
 
 def test_a_database_that_does_not_answer_is_asked_again() -> None:
-    clock, said, looks = SystemClock(), [], iter([StoreUnavailable("gone"), None, KeyboardInterrupt()])
+    clock, looks = SystemClock(), iter([StoreUnavailable("gone"), None, KeyboardInterrupt()])
+    said: list[str] = []
 
     def look() -> None:
         if error := next(looks):
