@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+import reconciler
+from reconciler import traces
 from reconciler.announcer import announcer
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
 from reconciler.lease import Crowd
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import boto3
+    from opentelemetry.trace import Tracer
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
@@ -61,7 +64,9 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     unix = time.time  # noqa: TID251 - times for people, never compared with a row's
     metrics, board = Metrics(options.deployment), Board(unix)
     metrics.watch(engine)
-    shards = Shards(settings, engine, metrics, board, delivery, clock, session)
+    provider = traces.make_provider(options.deployment, reconciler.__version__) if options.traces else None
+    tracer = provider.get_tracer("reconciler") if provider else None
+    shards = Shards(settings, engine, metrics, board, delivery, clock, session, tracer)
     source = DaemonSource(
         engine,
         options.deployment,
@@ -86,6 +91,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         shards.run()
     finally:
         shards.close()
+        traces.end(provider)
         server.close()
         engine.dispose()
 
@@ -102,6 +108,7 @@ class Shards:
         delivery: Delivery,
         clock: SystemClock,
         session: boto3.Session,
+        tracer: Tracer | None,
     ) -> None:
         self.waits_for: list[str] = []
         """What the start waits for, of the shard that has last complained."""
@@ -142,6 +149,7 @@ class Shards:
             board,
             lambda: len(self._shards) > 1,
             self.report,
+            tracer,
         )
         self._announce = announcer(engine, settings, holder, self.trouble, clock)
 
