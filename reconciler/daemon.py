@@ -23,9 +23,10 @@ from reconciler.metrics import Metrics
 from reconciler.page.board import Board
 from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
+from reconciler.page.table import Rules
 from reconciler.seams import shard_lease
 from reconciler.server import HttpServer
-from reconciler.shard import REPORT_INTERVAL, Common, Shard
+from reconciler.shard import API_SERVER, CREDENTIALS, REPORT_INTERVAL, Common, Shard
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
 from reconciler.store.migrate import at_head
@@ -70,13 +71,13 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     source = DaemonSource(
         engine,
         options.deployment,
-        options.max_running_tasks,
+        Rules(options.max_running_tasks, settings.shared.shares, settings.airflow_url),
         board,
         shards.held,
-        shards.lease,
+        shards.held_of,
+        shards.leases,
         shards.levels,
         unix,
-        settings.airflow_url,
     )
     pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
     server = HttpServer(options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages)
@@ -199,6 +200,13 @@ class Shards:
         """Why launches are held where this replica leads, by cause."""
         return self._of_all(Shard.held)
 
+    def held_of(self, queue: str) -> str | None:
+        """Why launches of a queue are held: where they would go, and by what launches them."""
+        profile = self._profiles.of_queue(queue)
+        shard = self._shards.get(profile.shard)
+        reasons = shard.held() if shard else {}
+        return next((reasons[cause] for cause in (profile.name, API_SERVER, CREDENTIALS) if cause in reasons), None)
+
     def trouble(self) -> str | None:
         """Why this replica can not do all of its work, for people."""
         return "; ".join(dict.fromkeys(self.held().values())) or None
@@ -207,10 +215,10 @@ class Shards:
         """The rate limits."""
         return self._of_all(Shard.levels)
 
-    def lease(self) -> Lease | None:
-        """A lease of this replica's, if it holds any."""
+    def leases(self) -> list[Lease]:
+        """Those that this replica holds."""
         leases = (shard.elector.lease() for shard in self._shards.copy().values())
-        return next((lease for lease in leases if lease), None)
+        return [lease for lease in leases if lease]
 
     def report(self) -> None:
         """Tell the table what troubles this replica, and the page what the table holds. Raises StoreUnavailable."""

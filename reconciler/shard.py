@@ -61,6 +61,8 @@ log = structlog.get_logger()
 
 API_SERVER: Final = "api_server"
 """The cause that holds launches when Airflow's API server refuses everybody."""
+CREDENTIALS: Final = "credentials"
+"""The cause that holds launches when AWS does not accept who we are."""
 LAUNCHES_AT_ONCE: Final = 32
 """RunTask calls under way at once. At 20 a second and 600 ms for the slowest hundredth, 12 would do."""
 FINISH_SECONDS: Final = 5.0
@@ -156,7 +158,7 @@ class Shard:
         if not self.elector.lease():
             return {}
         reasons = {name: gate.reason for name, gate in self._ecs_gates.items()}
-        reasons |= {API_SERVER: self._api_gate.reason, "credentials": self._access.reason}
+        reasons |= {API_SERVER: self._api_gate.reason, CREDENTIALS: self._access.reason}
         return {cause: reason for cause, reason in reasons.items() if reason}
 
     def breakers(self) -> dict[str, bool]:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from reconciler.airflow.options import read
 from reconciler.config import ConfigError, shim_settings
 from reconciler.page.pages import Pages
-from reconciler.page.table import TableSource
+from reconciler.page.table import Rules, TableSource
 
 __all__ = ["make_app"]
 
@@ -65,5 +65,6 @@ def _pages(home: str) -> Pages:
     options = shim_settings(read)
     engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
     clocks = time.time, time.monotonic  # noqa: TID251 - Airflow makes plugins: there is no root of ours above
-    source = TableSource(engine, options.deployment, options.max_running_tasks, clocks[0], home)
+    rules = Rules(options.max_running_tasks, options.shares, home)
+    source = TableSource(engine, options.deployment, rules, clocks[0])
     return Pages(source, clocks[1], frames=FRAMES)

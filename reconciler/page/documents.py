@@ -60,6 +60,7 @@ def controllers(passes: Mapping[str, Pass], pulse: Pulse | None) -> list[dict[st
                 "result": last and last.result,
                 "duration_seconds": last and round(last.seconds, 3),
                 "backlog": pulse and backlog(pulse),
+                "shard": last.shard if last else None,
             }
         )
     return found

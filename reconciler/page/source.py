@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import reconciler
-from reconciler.core.why import duration
 from reconciler.page import documents, table
+from reconciler.seams import shard_lease
 from reconciler.store.listing import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Engine
 
     from reconciler.ecs.ratelimit import Level
     from reconciler.page.board import Board
+    from reconciler.page.table import Rules
     from reconciler.seams import Lease
 __all__ = ["DaemonSource"]
 
@@ -31,52 +31,45 @@ class DaemonSource:
 
     engine: Engine
     deployment: str
-    limit: int
-    """[ecs_reconciler] max_running_tasks."""
+    rules: Rules
     board: Board
     held: Callable[[], Mapping[str, str]]
     """Why launches are held, by cause."""
-    lease: Callable[[], Lease | None]
+    held_of: Callable[[str], str | None]
+    """Why launches of a queue are held."""
+    leases: Callable[[], Sequence[Lease]]
+    """Those that this replica holds: one for each account and region that it leads."""
     levels: Callable[[], Mapping[str, Level]]
     now: Callable[[], float]
     """Unix time."""
-    airflow_url: str | None = None
-    """[api] base_url, for links."""
 
     def status(self) -> dict[str, Any]:
-        lease, passes, now = self.lease(), self.board.passes(), self.now()
-        held = dict(self.held()) if lease else {}
-        breakers = self.board.breakers if lease else {}
-        late = [
-            f"{name} has had no good pass for {_ago(now - last.succeeded_at)}"
-            for name in documents.CONTROLLERS
-            if lease and (last := passes.get(name)) and last.succeeded_at and now - last.succeeded_at > LATE
-        ]
+        leases, now = self.leases(), self.now()
+        held = dict(self.held()) if leases else {}
+        breakers = self.board.breakers if leases else {}
+        late = self.board.late(now, LATE) if leases else []
         found, error = table.state(self.engine, self.deployment)
         return {
             "deployment": self.deployment,
             "version": reconciler.__version__,
             "now": now,
-            "this_replica": {"leading": lease is not None, "holder": lease and lease.holder},
+            "this_replica": {
+                "leading": bool(leases),
+                "holder": next((lease.holder for lease in leases), None),
+                "leads": sorted(lease.name.removeprefix(shard_lease(self.deployment, "")) for lease in leases),
+            },
             "health": table.health(found, error, list(held.values()), breakers, late),
-            "table": found and table.told(found, self.limit),
+            "table": found and table.told(found, self.rules.limit),
             "launches": {"held": held, "buckets": {name: asdict(level) for name, level in self.levels().items()}},
             "breakers": breakers,
-            "controllers": documents.controllers(passes, found.pulse if found else None),
+            "controllers": documents.controllers(self.board.passes(), found.pulse if found else None),
             "history": self.board.history(),
         }
 
     def workloads(self, wanted: Wanted) -> dict[str, Any]:
-        held = list(self.held().values()) if self.lease() else []
-        return table.workloads(
-            self.engine, self.deployment, wanted, limit=self.limit, held=held, airflow_url=self.airflow_url
-        )
+        return table.workloads(self.engine, self.deployment, wanted, self.rules, self.held_of)
 
     def events(self, wanted: Wanted) -> dict[str, Any]:
         if wanted == Wanted(limit=wanted.limit):
             return {"events": self.board.events(wanted.limit)}
         return table.events(self.engine, self.deployment, wanted)
-
-
-def _ago(seconds: float) -> str:
-    return duration(timedelta(seconds=seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import reconciler
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.why import Circumstances
 from reconciler.page import documents
+from reconciler.seams import shard_lease
 from reconciler.store.components import announced
 from reconciler.store.history import history
 from reconciler.store.inspect import holders
@@ -26,15 +28,39 @@ if TYPE_CHECKING:
     from reconciler.store.inspect import Holder
     from reconciler.store.listing import Pulse, Wanted
 
-__all__ = ["State", "TableSource", "events", "health", "state", "told", "workloads"]
+__all__ = ["Rules", "State", "TableSource", "events", "health", "state", "told", "workloads"]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """What the table says of the whole deployment."""
 
+    deployment: str
     holders: list[Holder]
     pulse: Pulse
+
+    @property
+    def led(self) -> bool:
+        """Whether any daemon leads anywhere."""
+        return any(holder.valid for holder in self.holders)
+
+    @property
+    def alone(self) -> list[str]:
+        """The accounts and regions in which tasks may run and nobody leads. A lease that is not used stays behind."""
+        led = {holder.name for holder in self.holders if holder.valid}
+        return sorted(shard for shard in self.pulse.shards if shard_lease(self.deployment, shard) not in led)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides over launches and is not in the table."""
+
+    limit: int
+    """[ecs_reconciler] max_running_tasks."""
+    shares: Mapping[str, int]
+    """How many tasks of a queue may run at once, for the queues that have a limit of their own."""
+    airflow_url: str | None
+    """Where Airflow's pages are, for links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +69,9 @@ class TableSource:
 
     engine: Engine
     deployment: str
-    limit: int
-    """[ecs_reconciler] max_running_tasks."""
+    rules: Rules
     now: Callable[[], float]
     """Unix time."""
-    airflow_url: str
-    """Where Airflow's pages are, for links."""
 
     def status(self) -> dict[str, Any]:
         with _missing_tables():
@@ -60,7 +83,7 @@ class TableSource:
             "now": self.now(),
             "this_replica": None,
             "health": health(found, error, trouble),
-            "table": found and told(found, self.limit),
+            "table": found and told(found, self.rules.limit),
             "launches": {"held": {}, "buckets": {}},
             "breakers": {},
             "controllers": [],
@@ -69,14 +92,7 @@ class TableSource:
 
     def workloads(self, wanted: Wanted) -> dict[str, Any]:
         with _missing_tables():
-            return workloads(
-                self.engine,
-                self.deployment,
-                wanted,
-                limit=self.limit,
-                held=self._trouble(),
-                airflow_url=self.airflow_url,
-            )
+            return workloads(self.engine, self.deployment, wanted, self.rules, self._held)
 
     def events(self, wanted: Wanted) -> dict[str, Any]:
         with _missing_tables():
@@ -86,11 +102,16 @@ class TableSource:
         """What daemons have said in the table of why they hold launches."""
         return [c.trouble for c in announced(self.engine, self.deployment) if c.kind == "daemon" and c.trouble]
 
+    def _held(self, _queue: str) -> str | None:
+        """Of several accounts and regions the table does not say which one's launches are held."""
+        several = len(holders(self.engine, self.deployment)) > 1
+        return None if several else next(iter(self._trouble()), None)
+
 
 def state(engine: Engine, deployment: str) -> tuple[State | None, str | None]:
     """What the table says, or why it can not be asked."""
     try:
-        return State(holders(engine, deployment), pulse(engine, deployment)), None
+        return State(deployment, holders(engine, deployment), pulse(engine, deployment)), None
     except StoreUnavailable as error:
         return None, str(error)
 
@@ -102,20 +123,28 @@ def told(found: State, limit: int) -> dict[str, Any]:
         "quota": documents.quota(limit, found.pulse.by_phase),
         "oldest_pending_seconds": found.pulse.oldest_pending,
         "queues": found.pulse.queues,
+        "holds": [
+            {"queue": hold.queue, "mode": hold.mode.value, "held_by": hold.held_by, "since": hold.since.isoformat()}
+            for hold in found.pulse.holds.all()
+        ],
     }
 
 
 def workloads(
-    engine: Engine, deployment: str, wanted: Wanted, *, limit: int, held: Sequence[str], airflow_url: str | None
+    engine: Engine, deployment: str, wanted: Wanted, rules: Rules, held: Callable[[str], str | None]
 ) -> dict[str, Any]:
-    """The document `workloads`. Raises StoreUnavailable."""
-    found = listing(engine, deployment, wanted)
-    around = Circumstances(
-        headroom=max(0, limit - pulse(engine, deployment).in_flight),
-        held=held[0] if held else None,
-        leading=any(holder.valid for holder in holders(engine, deployment)),
-    )
-    lines = [documents.workload(w, found.now, around, airflow_url) for w in found.workloads]
+    """The document `workloads`. `held`: why launches of a queue are held. Raises StoreUnavailable."""
+    found, now_open = listing(engine, deployment, wanted), pulse(engine, deployment)
+    leading = any(holder.valid for holder in holders(engine, deployment))
+
+    @cache
+    def around(queue: str) -> Circumstances:
+        hold = now_open.holds.of(queue)
+        used = now_open.in_flight_of(queue)
+        free = min(rules.limit - now_open.in_flight, rules.shares.get(queue, rules.limit) - used)
+        return Circumstances(headroom=max(0, free), held=str(hold) if hold else held(queue), leading=leading)
+
+    lines = [documents.workload(w, found.now, around(w.queue), rules.airflow_url) for w in found.workloads]
     return {"workloads": lines, "truncated": found.truncated}
 
 
@@ -132,12 +161,14 @@ def health(
     late: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One word, and a sentence for each thing that is wrong."""
-    down = []
+    down, degraded = [], []
     if database:
         down.append(f"the database can not be reached: {database}")
-    elif found is None or not any(leader.valid for leader in found.holders):
+    elif found is None or not found.led:
         down.append("no daemon leads: nothing is launched or observed")
-    degraded = [f"launches are held behind one probe: {reason}" for reason in held]
+    else:
+        degraded += [f"no daemon leads {shard}: tasks there are not observed" for shard in found.alone]
+    degraded += [f"launches are held behind one probe: {reason}" for reason in held]
     degraded += [
         f"too much looks wrong at once ({name}): nothing is concluded from it" for name, on in breakers.items() if on
     ]

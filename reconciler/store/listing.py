@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, func, select
 from reconciler.core.phase import IN_FLIGHT, TERMINAL, Desired, Phase
 from reconciler.core.why import is_problem
 from reconciler.store.engine import translated
+from reconciler.store.holds import read_holds
 from reconciler.store.rows import LIGHT, read, read_now
 from reconciler.store.schema import finished, opened, workloads
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Engine, FromClause
 
+    from reconciler.core.holds import Holds
     from reconciler.core.task import Workload
 
 __all__ = ["MOST", "Listing", "Pulse", "Wanted", "listing", "pulse"]
@@ -71,17 +73,24 @@ class Pulse:
     """Seconds."""
     unwanted: int
     """To be cancelled or stopped."""
+    shards: frozenset[str]
+    """The accounts and regions in which tasks may run now."""
+    holds: Holds
+    """What an operator holds back."""
 
     @property
     def in_flight(self) -> int:
         return sum(count for phase, count in self.by_phase.items() if phase in IN_FLIGHT)
 
+    def in_flight_of(self, queue: str) -> int:
+        return sum(count for phase, count in self.queues.get(queue, {}).items() if phase in IN_FLIGHT)
+
 
 _w: Final = workloads.c
 _OPEN: Final = (
-    select(_w.queue, _w.phase, _w.desired, func.count(), func.min(_w.created_at))
+    select(_w.queue, _w.phase, _w.desired, _w.shard, func.count(), func.min(_w.created_at))
     .where(_w.deployment == bindparam("of"), opened(workloads))
-    .group_by(_w.queue, _w.phase, _w.desired)
+    .group_by(_w.queue, _w.phase, _w.desired, _w.shard)
 )
 
 
@@ -102,14 +111,18 @@ def listing(engine: Engine, deployment: str, wanted: Wanted) -> Listing:
 
 
 def pulse(engine: Engine, deployment: str) -> Pulse:
-    """What is open now, from one indexed statement. Raises StoreUnavailable."""
+    """What is open now, from one indexed statement, and what is held. Raises StoreUnavailable."""
     by_phase: Counter[Phase] = Counter()
     queues: dict[str, Counter[Phase]] = {}
     unwanted, oldest = 0, None
+    shards: set[str] = set()
     with translated(), engine.connect() as conn:
         now = read_now(conn)
-        for queue, phase, desired, count, first in conn.execute(_OPEN, {"of": deployment}):
+        holds = read_holds(conn, deployment)
+        for queue, phase, desired, shard, count, first in conn.execute(_OPEN, {"of": deployment}):
             by_phase[Phase(phase)] += count
+            if phase in IN_FLIGHT and shard:
+                shards.add(shard)
             queues.setdefault(queue, Counter())[Phase(phase)] += count
             if desired == Desired.STOP:
                 unwanted += count
@@ -120,6 +133,8 @@ def pulse(engine: Engine, deployment: str) -> Pulse:
         queues={queue: {phase.value: n for phase, n in found.items()} for queue, found in sorted(queues.items())},
         oldest_pending=round((now - oldest).total_seconds(), 1) if oldest else 0.0,
         unwanted=unwanted,
+        shards=frozenset(shards),
+        holds=holds,
     )
 
 

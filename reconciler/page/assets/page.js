@@ -74,12 +74,15 @@ function plot(place, columns, at, { step, unit = "" }) {
   place.replaceChildren(svg, element("ul", { class: "legend" }, ...names));
 }
 
+// Of several accounts and regions it has to be said which is meant.
+const several = (status) => Boolean(status.table && status.table.leaders.length > 1);
+
 function showStatus(status) {
   const { table, history } = status;
   document.title = `${status.health.state === "ok" ? "" : "! "}${status.deployment} · ecs-reconciler`;
   $("deployment").textContent = status.deployment;
   $("version").textContent = `ecs-reconciler ${status.version}`;
-  $("stamp").textContent = `${clock(status.now)}${status.this_replica ? (status.this_replica.leading ? " · this replica leads" : " · this replica stands by") : ""}`;
+  $("stamp").textContent = `${clock(status.now)}${status.this_replica ? (status.this_replica.leading ? ` · this replica leads${several(status) ? ` ${status.this_replica.leads.join(", ")}` : ""}` : " · this replica stands by") : ""}`;
   showHealth(status.health.state, status.health.reasons);
   if (table) {
     const quota = table.quota;
@@ -97,7 +100,7 @@ function showStatus(status) {
   for (const id of ["h-hour", "h-through", "h-stages", "h-rate", "h-start"]) $(id).parentElement.hidden = !has;
   if (has) showHistory(status, history);
   $("controllers").replaceChildren(...(status.controllers || []).map((controller) => element("tr", {},
-    element("td", { class: "tight" }, controller.name),
+    element("td", { class: "tight" }, controller.name + (several(status) && controller.shard ? ` in ${controller.shard}` : "")),
     element("td", { class: "tight", "data-label": "last pass" }, controller.last_pass_at ? `${duration(status.now - controller.last_pass_at)} ago` : "not here"),
     element("td", { class: "tight" }, controller.result || ""),
     element("td", { class: "tight", "data-label": "took" }, controller.duration_seconds === null ? "" : `${Math.round(controller.duration_seconds * 1000)} ms`),
@@ -136,6 +139,7 @@ function showFacts(status, table) {
   const facts = [];
   for (const leader of table ? table.leaders : []) facts.push([leader.valid ? "leader" : "lease ran out", `${leader.holder} (${leader.name}, epoch ${leader.epoch})`]);
   if (table && !table.leaders.length) facts.push(["leader", "none yet"]);
+  for (const hold of table ? table.holds : []) facts.push([hold.mode, `${hold.queue ? `queue ${hold.queue}` : "all queues"}, by ${hold.held_by}`]);
   if (status.this_replica && status.this_replica.holder) facts.push(["this replica", status.this_replica.holder]);
   for (const [name, bucket] of Object.entries(status.launches ? status.launches.buckets : {})) facts.push([`${name} calls`, `${bucket.allowed.toFixed(1)} a second allowed, ${Math.floor(bucket.tokens)} at once, ${bucket.waiting} wait`]);
   for (const [name, reason] of Object.entries(status.launches ? status.launches.held : {})) facts.push([`held (${name})`, reason]);
