@@ -270,6 +270,11 @@ class ReconcilerOptions(SharedOptions):
         "Unset: whoever reaches the port may read it.",
         json_schema_extra={"sensitive": True},
     )
+    traces: bool = Field(
+        False,
+        description="Whether the daemon sends a trace of each workload by OpenTelemetry, to where the variables "
+        "OTEL_EXPORTER_OTLP_... say. Needs the extra `otel`. See traces.md.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the daemon writes its log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the daemon logs.")
 

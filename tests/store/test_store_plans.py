@@ -14,6 +14,8 @@ from reconciler.core.task import TaskKey, Workload
 from reconciler.store import shim
 from reconciler.store.census import take_census
 from reconciler.store.engine import writing
+from reconciler.store.history import history
+from reconciler.store.listing import Wanted, listing
 from reconciler.store.rows import row_of
 from reconciler.store.schema import workloads
 
@@ -51,6 +53,9 @@ HOT: dict[str, Callable[[Deployment], object]] = {
     "find": lambda prod: prod.store.find(["w010", "w011-4"]),
     "counts": lambda prod: prod.store.counts(),
     "census": lambda prod: take_census(prod.engine, prod.name),
+    "listing": lambda prod: listing(prod.engine, prod.name, Wanted()),
+    "one task": lambda prod: listing(prod.engine, prod.name, Wanted(dag_id="dag", task_id="t1", run_id="run1")),
+    "history": lambda prod: history(prod.engine, prod.name, Wanted(limit=50)),
     "intend": intend,
     "progress": progress,
     "prune": lambda prod: prod.store.prune(AGE, 100, prod.lease),
