@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from reconciler.core import identity
 from reconciler.core.finding import Finding, error, fine, note, warning
 from reconciler.core.parameters import on_fargate
+from reconciler.core.size import VCPU, cpu_units
 from reconciler.ecs.errors import clean
 
 if TYPE_CHECKING:
@@ -146,14 +147,19 @@ def _role(iam: Any, arn: str) -> str:
     return str(iam.get_role(RoleName=arn.split("/")[1])["Role"]["Arn"])
 
 
-def check_quota(aws: Aws, limit: int, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the account's vCPUs suffice for `limit` tasks. The launch rates are no entries of Service Quotas."""
+def check_quota(
+    aws: Aws, limit: int, profile: Profile, definition: Mapping[str, Any], max_cpu: int | None = None
+) -> Iterator[Finding]:
+    """Whether the account's vCPUs suffice for `limit` tasks, or for `max_cpu` CPU units if that is less.
+
+    The launch rates are no entries of Service Quotas.
+    """
     if aws.local or not on_fargate(profile.run_task):
         return
     cpu = profile.run_task.get("overrides", {}).get("cpu") or definition.get("cpu")
     if not cpu:
         return
-    size = _vcpus(str(cpu))
+    size = cpu_units(str(cpu)) / VCPU
     providers = {s.get("capacityProvider") for s in profile.run_task.get("capacityProviderStrategy", ())} or {"FARGATE"}
     quotas = aws.client("service-quotas")
     for provider in sorted(providers):
@@ -165,17 +171,15 @@ def check_quota(aws: Aws, limit: int, profile: Profile, definition: Mapping[str,
             continue
         allowed = float(answer["Quota"]["Value"])
         what = f"{allowed:g}, and {limit} tasks of {size:g} vCPU need {limit * size:g}"
-        if allowed >= limit * size:
+        needed = limit * size
+        if max_cpu is not None and max_cpu / VCPU < needed:
+            needed = max_cpu / VCPU
+            what += f", but max_running_vcpus keeps them to {needed:g}"
+        if allowed >= needed:
             yield fine(where, what)
         else:
-            mend = f"raise it in Service Quotas, or set [ecs_reconciler] max_running_tasks to {int(allowed // size)}"
+            mend = f"raise it in Service Quotas, or set [ecs_reconciler] max_running_vcpus to {allowed:g}"
             yield warning(where, what, mend)
-
-
-def _vcpus(cpu: str) -> float:
-    """Of `1024` or `1 vCPU`."""
-    number = float(cpu.lower().replace("vcpu", "").strip())
-    return number if "vcpu" in cpu.lower() else number / 1024
 
 
 def check_unknown_tasks(gateway: Gateway, store: SqlStore, profile: Profile, deployment: str) -> Iterable[Finding]:

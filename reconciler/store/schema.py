@@ -131,6 +131,7 @@ workloads: Final = Table(
     Column("family", Text),
     Column("params", Json),
     Column("logs", Json),
+    Column("cpu", Integer, nullable=False, server_default="0"),
     Column("task_arn", Text),
     Column("ecs_version", BigInteger, nullable=False),
     Column("last_status", Text),

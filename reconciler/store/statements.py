@@ -153,17 +153,10 @@ ADMITTED: Final = select(
 )
 FIND: Final = _oldest_first(_mine, _ids)
 _groups: Final = (_w.phase, _w.queue, _w.profile, _w.shard)
-COUNT_OPEN: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(*_groups)
-)
-COUNT_HERE: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at))
-    .where(*_here, schema.in_flight(workloads))
-    .group_by(*_groups)
-)
-COUNT_PENDING: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.pending(workloads)).group_by(*_groups)
-)
+_counted: Final = (*_groups, func.count(), func.min(_w.created_at), func.sum(_w.cpu))
+COUNT_OPEN: Final = select(*_counted).where(_mine, schema.opened(workloads)).group_by(*_groups)
+COUNT_HERE: Final = select(*_counted).where(*_here, schema.in_flight(workloads)).group_by(*_groups)
+COUNT_PENDING: Final = select(*_counted).where(_mine, schema.pending(workloads)).group_by(*_groups)
 COUNT_UNDELIVERED: Final = (
     select(_w.phase, _w.queue, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase, _w.queue)
 )

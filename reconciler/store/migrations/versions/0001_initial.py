@@ -54,6 +54,7 @@ def upgrade() -> None:
         sa.Column("family", sa.Text),
         sa.Column("params", sa.Text),
         sa.Column("logs", sa.Text),
+        sa.Column("cpu", sa.Integer, nullable=False, server_default="0"),
         sa.Column("task_arn", sa.Text),
         sa.Column("ecs_version", sa.BigInteger, nullable=False),
         sa.Column("last_status", sa.Text),
