@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,7 +130,8 @@ class SqlStore:
 
     def in_phase(self, *phases: Phase) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.in_phase(*phases), **self._here)
+            found = snapshot(conn, statements.in_phase(*phases), **self._here)
+        return replace(found, workloads=tuple(sorted(found.workloads, key=_age)))
 
     def launching(self) -> Snapshot:
         with self._read() as conn:
@@ -256,6 +258,11 @@ class SqlStore:
         ]
         if noted:
             conn.execute(statements.NOTE_ATTEMPT, noted)
+
+
+def _age(w: Workload) -> tuple[Any, str]:
+    """The oldest first."""
+    return (w.created_at, w.exec_id)
 
 
 def _is_intent(old: Workload, new: Workload) -> bool:

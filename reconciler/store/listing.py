@@ -114,17 +114,21 @@ def pulse(engine: Engine, deployment: str) -> Pulse:
 
 
 def _ended(wanted: Wanted, limit: int) -> Any:
+    """The last that ended, in the order of the index, until there are enough."""
     last = (
-        select(_w.exec_id)
+        select(*LIGHT)
         .where(_w.deployment == bindparam("of"), finished(workloads))
         .order_by(_w.updated_at.desc())
         .limit(LOOK_BACK)
         .subquery()
     )
-    statement = select(*LIGHT).where(_w.exec_id.in_(select(last.c.exec_id)), *_filters(wanted))
-    return statement.order_by(_w.updated_at.desc()).limit(limit)
+    return select(last).where(*_filters(wanted, last.c)).order_by(last.c.updated_at.desc()).limit(limit)
 
 
-def _filters(wanted: Wanted) -> list[ColumnElement[bool]]:
-    asked = {_w.phase: wanted.phase and wanted.phase.value, _w.dag_id: wanted.dag_id, _w.queue: wanted.queue}
+def _filters(wanted: Wanted, columns: Any = _w) -> list[ColumnElement[bool]]:
+    asked = {
+        columns.phase: wanted.phase and wanted.phase.value,
+        columns.dag_id: wanted.dag_id,
+        columns.queue: wanted.queue,
+    }
     return [column == value for column, value in asked.items() if value]
