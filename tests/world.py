@@ -261,13 +261,17 @@ class World:
         profiles: Sequence[runtask.Profile] = (),
         *,
         max_cpu: int | None = None,
+        engine: Engine | None = None,
         shard: str = "",
         among: Profiles | None = None,
         beside: Sequence[World] = (),
     ) -> None:
-        """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`."""
+        """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`.
+
+        With an `engine` of its own the table is there, and only the database's clock is not virtual.
+        """
         self.clock: VirtualClock = beside[0].clock if beside else VirtualClock()
-        self.engine: Engine = beside[0].engine if beside else make_store_engine(self.clock)
+        self.engine: Engine = beside[0].engine if beside else engine or make_store_engine(self.clock)
         self.shard = shard
         self.store = SqlStore(self.engine, DEPLOYMENT, shard)
         self.most_at_once = 0

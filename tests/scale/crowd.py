@@ -31,6 +31,8 @@ class Crowd:
     pending: int = 10_000
     shard: str = ""
     deployment: str = "prod"
+    first: int = 0
+    """The number of the first, for a second crowd in one table."""
 
 
 def fill(engine: Engine, crowd: Crowd) -> None:
@@ -40,7 +42,8 @@ def fill(engine: Engine, crowd: Crowd) -> None:
         # Of a thousand finished ones three end otherwise, and one is not acknowledged yet. One ends in a second.
         for kind, count in (("f", crowd.finished), ("l", crowd.live), ("p", crowd.pending)):
             conn.exec_driver_sql(_ROWS, {
-                "kind": kind, "count": count, "of": crowd.deployment, "owner": OWNER, "shard": crowd.shard,
+                "kind": kind, "first": crowd.first, "last": crowd.first + count - 1,
+                "of": crowd.deployment, "owner": OWNER, "shard": crowd.shard,
                 "workload": _WORKLOAD, "params": _PARAMS,
             })  # fmt: skip
         conn.exec_driver_sql(_ATTEMPTS)
@@ -76,7 +79,7 @@ FROM (
                 WHEN n %% 100 = 1 THEN 'STOPPING' ELSE 'RUNNING' END
             ELSE CASE n %% 1000 WHEN 0 THEN 'FAILED_START' WHEN 1 THEN 'CANCELLED' WHEN 2 THEN 'LOST' ELSE 'EXITED' END
         END AS p
-    FROM generate_series(0, %(count)s - 1) AS n
+    FROM generate_series(%(first)s::int, %(last)s::int) AS n
 ) AS made
 """
 _ATTEMPTS: Final = """
