@@ -77,6 +77,7 @@ class _Shared:
                 )
 
         self.connection = FastConnection(self.engine.connect())
+        self.connection.clock = lambda: self.now()
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("strftime", -1, self._strftime)
