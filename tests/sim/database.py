@@ -5,7 +5,6 @@ A trigger tells the trace of every write to a row, before and after, whatever th
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from tests.world import EPOCH
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -144,32 +143,17 @@ class Database:
 
     def refused(self) -> bool:
         """Whether the database refuses this transaction."""
-        return self.weather.down or self._chance(self.weather.refuses)
+        weather = self.weather
+        return weather.down or (weather.refuses > 0 and self.sim.chance.random() < weather.refuses)
 
     def forgotten(self) -> bool:
         """Whether this transaction's answer is lost on its way."""
-        return self.weather.down or self._chance(self.weather.forgets)
+        weather = self.weather
+        return weather.down or (weather.forgets > 0 and self.sim.chance.random() < weather.forgets)
 
-    def _chance(self, share: float) -> bool:
-        return share > 0 and self.sim.chance.random() < share
-
-    @contextmanager
-    def transaction(self, process: Process, via: str) -> Iterator[Connection]:
+    def transaction(self, process: Process, via: str) -> Transaction:
         """One transaction of a scheduler. What happens in the block is atomic: there is no seam within."""
-        process.seam(f"{via}: begin")
-        if self.refused():
-            raise DatabaseDown(via)
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except BaseException:
-            self._noted.clear()
-            raise
-        self.committed(process.name, via)
-        if self.forgotten():
-            self.sim.note("commit_unknown", who=process.name, via=via)
-            raise DatabaseDown(f"{via}: the commit's answer was lost")
-        process.seam(f"{via}: committed")
+        return Transaction(self, process, via)
 
     # -- for the chaos --------------------------------------------------------------------------------------------
 
@@ -195,6 +179,36 @@ class Database:
         self.committed("somebody", "by hand")
 
 
+class Transaction:
+    """See `Database.transaction`. A class, because a generator takes longer than most of what is done within."""
+
+    __slots__ = ("_database", "_inner", "_process", "_via")
+
+    def __init__(self, database: Database, process: Process, via: str) -> None:
+        self._database, self._process, self._via = database, process, via
+
+    def __enter__(self) -> Connection:
+        database = self._database
+        self._process.seam(f"{self._via}: begin")
+        if database.refused():
+            raise DatabaseDown(self._via)
+        self._inner = database.engine.begin()
+        connection: Connection = self._inner.__enter__()
+        return connection
+
+    def __exit__(self, *error: Any) -> None:
+        database, via = self._database, self._via
+        self._inner.__exit__(*error)
+        if error[0] is not None:
+            database._noted.clear()
+            return
+        database.committed(self._process.name, via)
+        if database.forgotten():
+            database.sim.note("commit_unknown", who=self._process.name, via=via)
+            raise DatabaseDown(f"{via}: the commit's answer was lost")
+        self._process.seam(f"{via}: committed")
+
+
 class StorePort:
     """The `Store` seam of one replica, with a seam of the simulation before and after each method."""
 
@@ -204,11 +218,13 @@ class StorePort:
         self._generation = -1
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Made once for each method: after that it is an attribute."""
         method = getattr(self._store, name)
 
         def call(*arguments: Any) -> Any:
             return self._call(name, method, arguments)
 
+        setattr(self, name, call)
         return call
 
     def _call(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

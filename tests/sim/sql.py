@@ -81,11 +81,9 @@ class _Prepared:
             items = {name: _flat(parameters[name]) for name in self._expanding}
             numbered = {f"{name} {n}": item for name, flat in items.items() for n, item in enumerate(flat)}
             parameters = {**parameters, **numbered}
-        values = []
-        for name, default, processor in places:
-            value = parameters.get(name, default)
-            values.append(processor(value) if processor else value)
-        return text, values
+        get = parameters.get
+        return text, [processor(get(name, default)) if processor else get(name, default)
+                      for name, default, processor in places]  # fmt: skip
 
     def _text(self, lengths: tuple[int, ...], parameters: Mapping[str, Any]) -> Any:
         compiled = self._compiled
@@ -108,7 +106,8 @@ class _Prepared:
             return found
         if len(self._made) > 1000:
             self._made.clear()
-        return [self._made.get(row) or self._make(row) for row in found]
+        made = self._made.get
+        return [made(row) or self._make(row) for row in found]
 
     def _make(self, row: Sequence[Any]) -> Any:
         values = list(row)
