@@ -5,6 +5,7 @@ A trigger tells the trace of every write to a row, before and after, whatever th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,6 @@ from tests.world import EPOCH
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -53,8 +53,16 @@ COLUMNS: Final = (
     "created_at",
 )
 _WRITES: Final = frozenset({"hold", "release", "save", "prune"})
-_REMEMBERED: Final = frozenset({"in_phase", "launching", "unwanted", "failed_starts", "find"})
-"""Reads whose answer depends on the table alone: while it has not changed they need not be asked again."""
+Row = dict[str, Any]
+_SHOWS: Final[dict[str, Callable[[Row, tuple[Any, ...]], bool]]] = {
+    "in_phase": lambda row, phases: row["phase"] in phases,
+    "launching": lambda row, _: row["phase"] == "LAUNCHING",
+    "unwanted": lambda row, _: row["desired"] == "STOP",
+    "failed_starts": lambda row, _: row["phase"] == "STARTED" or bool(row["refused"]),
+    "find": lambda row, arguments: row["exec_id"] in arguments[0],
+}
+"""Reads whose answer depends on the table alone, and the rows that they may show, with their arguments. While no such
+row has been written they need not be asked again."""
 
 
 class _Shared:
@@ -118,7 +126,9 @@ class Database:
         _shared = _shared or _Shared()
         self.engine: Any = _shared.connection
         self.weather = Weather()
-        self.generation = 0
+        self.written: list[tuple[Row | None, Row | None]] = []
+        """Every write to a row that was committed, before and after."""
+        self.restored = 0
         self._noted: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
         _shared.noted = None
         with self.engine.begin() as conn:
@@ -134,10 +144,10 @@ class Database:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        self.generation += 1
         for before, after in noted:
             old = None if before[0] is None else dict(zip(COLUMNS, before, strict=True))
             new = None if after[0] is None else dict(zip(COLUMNS, after, strict=True))
+            self.written.append((old, new))
             self.sim.note("row", who=writer, via=via, epoch=epoch, lease=lease, old=old, new=new)
         self.sim.happen()
 
@@ -164,7 +174,7 @@ class Database:
     def restore(self, backup: bytes) -> None:
         self.engine.raw.deserialize(backup)
         self.engine.forget()
-        self.generation += 1
+        self.restored += 1
         self._noted.clear()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -214,8 +224,9 @@ class StorePort:
 
     def __init__(self, process: Process, database: Database, store: SqlStore) -> None:
         self._process, self._database, self._store = process, database, store
-        self._remembered: dict[Any, Any] = {}
-        self._generation = -1
+        self._remembered: dict[tuple[str, tuple[Any, ...]], Snapshot] = {}
+        self._heard = self._restored = 0
+        """How many writes to rows, and how many restored backups, what is remembered has outlived."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Made once for each method: after that it is an attribute."""
@@ -252,14 +263,25 @@ class StorePort:
         return answer
 
     def _read(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        if name not in _REMEMBERED:
+        if name not in _SHOWS:
             return method(*arguments)
-        if self._generation != self._database.generation:
-            self._generation = self._database.generation
-            self._remembered.clear()
-        key = (name, tuple(tuple(sorted(a)) if isinstance(a, set) else a for a in arguments))
+        if self._heard != len(self._database.written) or self._restored != self._database.restored:
+            self._hear()
+        key = (name, tuple([tuple(sorted(a)) if isinstance(a, set) else a for a in arguments]))
         known = self._remembered.get(key)
         if known is None:
             known = self._remembered[key] = method(*arguments)
             return known
         return Snapshot(self._database.now(), known.workloads)
+
+    def _hear(self) -> None:
+        """Forget what has been written to since."""
+        database, remembered = self._database, self._remembered
+        rows = [row for rows in database.written[self._heard :] for row in rows if row is not None]
+        if self._restored != database.restored:
+            remembered.clear()
+        for name, arguments in list(remembered):
+            shows = _SHOWS[name]
+            if any(shows(row, arguments) for row in rows):
+                del remembered[name, arguments]
+        self._heard, self._restored = len(database.written), database.restored
