@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+import structlog
 from greenlet import getcurrent  # type: ignore[import-untyped] # it has no types
 
 from reconciler import manager as manager_module
@@ -375,6 +376,6 @@ def simulated_manager(sim: Sim) -> Iterator[None]:
         patch.object(manager_module, "threading", SimpleNamespace(Thread=thread)),
         patch.object(manager_module, "log", _Log(sim)),
         # What a log line would carry with it: nobody reads any, and it takes as long as many a pass.
-        patch.object(manager_module.structlog.contextvars, "bound_contextvars", lambda **_: nullcontext()),
+        patch.object(structlog.contextvars, "bound_contextvars", lambda **_: nullcontext()),
     ):
         yield

@@ -5,7 +5,6 @@ A trigger tells the trace of every write to a row, before and after, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +20,7 @@ from tests.world import EPOCH
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -71,7 +71,8 @@ class _Shared:
     def __init__(self) -> None:
         self.now: Callable[[], datetime] = lambda: EPOCH
         self.noted: Callable[..., None] | None = None
-        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        how = {"check_same_thread": False, "cached_statements": 1000}
+        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=how)
         event.listen(self.engine, "connect", self._prepare)
         metadata.create_all(self.engine)
         old, new = (", ".join(f"{side}.{column}" for column in COLUMNS) for side in ("OLD", "NEW"))
@@ -84,7 +85,7 @@ class _Shared:
                 )
 
         self.connection = FastConnection(self.engine.connect())
-        self.connection.clock = lambda: self.now()
+        self.connection.clock = lambda: self.now()  # noqa: PLW0108 - it is another one in each universe
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("strftime", -1, self._strftime)

@@ -227,8 +227,7 @@ class Sim:
         self._look, self._end = self.now, end
         while heap and heap[0][0] <= end:
             when, _, what, ticket = heappop(heap)
-            if when > self.now:
-                self.now = when
+            self.now = max(self.now, when)
             if type(what) is not Fiber:
                 what()
             elif what.ticket == ticket and not what.dead:

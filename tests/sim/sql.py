@@ -245,9 +245,7 @@ class FastConnection:
             known = self._known[tables] = {}
         return known
 
-    def _prepare(
-        self, key: tuple[Any, ...], statement: Any, some: Mapping[str, Any]
-    ) -> tuple[Executable, _Prepared]:
+    def _prepare(self, key: tuple[Any, ...], statement: Any, some: Mapping[str, Any]) -> tuple[Executable, _Prepared]:
         if len(self._prepared) > 500:  # statements made anew for each execution
             self._prepared.clear()
         compiled = statement.compile(dialect=self.dialect, column_keys=sorted(some), for_executemany=key[1])
