@@ -1,6 +1,6 @@
 """For each planted fault a few universes that find it, and the search for them.
 
-The universe `n` of a fault is that of seed `n`; but where few seeds would find it, a plan that is made for it is kept in
+The universe `n` of a fault is that of seed `n`; but where few seeds would find it, a plan made for it is kept in
 `directed`, and its universe `n` is that plan with the salt `n`. What a universe finds changes with every change of the
 protocol, so `python -m tests.sim --budget` writes the table anew.
 """
