@@ -42,15 +42,20 @@ class Server:
         """Without a checkpoint, and without a word to its clients: the next start recovers as after a crash."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
+    def processes(self) -> list[int]:
+        """The server, and what it has started."""
+        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [postmaster, *map(int, children)]
+
     def kill(self) -> None:
         """SIGKILL to the server and to all its processes, as the kernel does it when memory runs out."""
         lock = self._data / "postmaster.pid"
-        postmaster = int(lock.read_text().split()[0])
-        os.kill(postmaster, signal.SIGSTOP)  # so that it starts no more of them
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for pid in (postmaster, *map(int, children)):
+        os.kill(self.processes()[0], signal.SIGSTOP)  # so that it starts no more of them
+        processes = self.processes()
+        for pid in processes:
             os.kill(pid, signal.SIGKILL)
-        for pid in (postmaster, *map(int, children)):
+        for pid in processes:
             while _runs(pid):
                 os.sched_yield()
         # Their parent may not have reaped them; to the next server a dead process looks like one that still runs.
