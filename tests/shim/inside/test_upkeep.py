@@ -355,7 +355,7 @@ def test_rows_are_compared_with_task_instances_without_a_join(world: World) -> N
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    engine = settings.get_engine()
+    engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
     event.listen(engine, "before_cursor_execute", note)
     try:
         with parts.begin() as connection:
