@@ -287,13 +287,21 @@ def local_ecs(arguments: argparse.Namespace) -> int:
     def say(ecs: Any) -> None:
         print(
             f"A local ECS with the cluster {arguments.cluster!r} listens. Use it with\n"
-            f"  export AWS_ENDPOINT_URL_ECS={ecs.endpoint_url}\n"
-            f"Containers run as processes here; their output is in {directory}. Ctrl-C stops it and them.",
+            f"  export AWS_ENDPOINT_URL_ECS={ecs.endpoint_url} AWS_ENDPOINT_URL_SQS={ecs.endpoint_url}\n"
+            + (f"Events of its tasks are in {ecs.sqs.events_queue_url}\n" if arguments.events_queue else "")
+            + f"Containers run as processes here; their output is in {directory}. Ctrl-C stops it and them.",
             flush=True,
         )
 
     try:
-        run_local_ecs(arguments.host, arguments.port, directory, arguments.cluster, on_ready=say)
+        run_local_ecs(
+            arguments.host,
+            arguments.port,
+            directory,
+            arguments.cluster,
+            events_queue=arguments.events_queue,
+            on_ready=say,
+        )
     except OSError as error:
         raise ValueError(
             f"can not listen on {arguments.host}:{arguments.port}: {error.strerror}; choose another --port, or 0"
@@ -428,6 +436,7 @@ COMMANDS = (
             _argument("--port", type=int, default=4569, help="Port to listen on, 0 for any (default: %(default)s)"),
             _argument("--directory", default="local-ecs", help="Where output is kept (default: %(default)s)"),
             _argument("--cluster", default="default", help="A cluster to begin with (default: %(default)s)"),
+            _argument("--events-queue", metavar="NAME", help="A queue of SQS that gets tasks' events (default: none)"),
         ),
     ),
     Command(
