@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from reconciler.checks import check_profile
+from reconciler.checks import check_events, check_profile
 from reconciler.config import ConfigError, Read, daemon_settings
 from reconciler.core.errors import ReconcilerError, StoreUnavailable
 from reconciler.core.finding import Finding, error, fine, note
@@ -16,7 +16,8 @@ from reconciler.doctor.airflow import check_address, check_airflow
 from reconciler.doctor.aws import Aws, check_account, check_clock, check_quota, check_unknown_tasks
 from reconciler.doctor.components import check_components, settings_of_shims
 from reconciler.doctor.database import check_database, pool_slots
-from reconciler.ecs.client import make_client
+from reconciler.ecs.client import make_client, make_queue_client
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.ecs.role import assumed
@@ -124,6 +125,11 @@ def _profile(  # noqa: PLR0917 - all that is looked at
     yield from check_account(aws, profile, definition)
     limit = profile.max_running_tasks or settings.profiles.limits(settings.options.max_running_tasks)[profile.shard]
     yield from check_quota(aws, limit, profile, definition)
+    if profile.events_queue_url:
+        client = make_queue_client(profile.region, threads=1, session=aws.session)
+        queue = EventQueue(client, profile.events_queue_url, tools.clock, on_call=lambda *_: None)
+        yield from check_events(queue)
+        queue.close()
     if store is not None:
         yield from check_unknown_tasks(gateway, store, profile, settings.options.deployment)
     else:

@@ -46,8 +46,6 @@ OTHER_ACTION = {
 """Operations that are not authorised under their own name."""
 DEPENDENT = {"iam:PassRole", "ecs:TagResource"}
 """What RunTask needs besides, for roles and tags. Source: Service Authorization Reference, Amazon ECS, RunTask."""
-FROM_THE_QUEUE = {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
-"""What reading `[ecs_reconciler] events_queue_url` takes."""
 IN_ANOTHER_ACCOUNT = {"sts:AssumeRole"}
 """What a queue's `role_arn` takes. The stack does not know that role: who makes it allows it, see docs/queues.md."""
 
@@ -193,7 +191,14 @@ def named_in_the_code(inside_airflow: bool = False) -> set[str]:
 
 
 def test_nothing_else_is_in_it(policy: list[dict[str, Any]]) -> None:
-    assert actions(policy) == (named_in_the_code() - IN_ANOTHER_ACCOUNT) | DEPENDENT | FROM_THE_QUEUE
+    assert actions(policy) == (named_in_the_code() - IN_ANOTHER_ACCOUNT) | DEPENDENT
+
+
+def test_the_daemon_may_read_the_queue_of_events_and_no_other(policy: list[dict[str, Any]]) -> None:
+    (statement,) = [s for s in policy if any(action.startswith("sqs:") for action in _list(s["Action"]))]
+    assert set(_list(statement["Action"])) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+    (queue,) = _list(statement["Resource"])
+    assert queue.startswith(f"arn:aws:sqs:{REGION}:123456789012:") and "*" not in queue
 
 
 def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:

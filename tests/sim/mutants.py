@@ -264,7 +264,7 @@ def _rows_listed_before_ecs(stack: ExitStack) -> None:
     """And no second look: a task that was launched in between is taken for an orphan."""
     real = Adopt._list
 
-    def listing(self: Adopt, lease: Any, failures: Any) -> int:
+    def listing(self: Adopt, lease: Any, failures: Any, **more: Any) -> int:
         before = self._store.in_phase(*Phase)
         store = self._store
 
@@ -278,7 +278,7 @@ def _rows_listed_before_ecs(stack: ExitStack) -> None:
         self._store = Stale()
         self.orphans = _Ever()
         try:
-            return real(self, lease, failures)
+            return real(self, lease, failures, **more)
         finally:
             self._store = store
 
