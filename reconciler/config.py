@@ -252,8 +252,8 @@ class ReconcilerOptions(SharedOptions):
     )
     sweep_interval: Seconds = Field(
         1.0,
-        description="Seconds between two looks at a task, at least: where many run it is more, and a minute while events "
-        "from events_queue_url tell what happens.",
+        description="Seconds between two looks at a task, at least: where many run it is more, and a minute while "
+        "events from events_queue_url tell what happens.",
     )
     events_queue_url: str | None = Field(
         None,

@@ -20,7 +20,7 @@ from reconciler.ecs.shown import ecs_task
 from reconciler.seams import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mypy_boto3_sqs import SQSClient
 
@@ -36,25 +36,33 @@ BATCH: Final = 10
 WAIT: Final = 1
 """Seconds for which SQS waits for a first message. Less than the daemon has to end in, when it is told to."""
 CALLS: Final = 8
-"""So many further calls at once, where the first came back full: more messages wait."""
+"""So many calls at once, where more messages wait than one call gives."""
 LARGEST: Final = 256 * 1024
 """Characters of a message that is read. EventBridge's events are smaller."""
 BACKLOG: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class EventQueue:
     """Implements `seams.Events`. `close` it at the end.
 
-    `on_call` hears of each call, as the gateway's does: operation, result, seconds.
+    `on_call` hears of each call, as the gateway's does: operation, result, seconds. `calls`: so many are made at once.
     """
 
     def __init__(
-        self, client: SQSClient, url: str, clock: Clock, *, on_call: Callable[[str, str, float], None]
+        self,
+        client: SQSClient,
+        url: str,
+        clock: Clock,
+        *,
+        on_call: Callable[[str, str, float], None],
+        calls: int = CALLS,
     ) -> None:
         self._client, self._url, self._clock, self._on_call = client, url, clock, on_call
-        self._callers = ThreadPoolExecutor(CALLS, thread_name_prefix="sqs")
+        self._calls = calls
+        self._callers = ThreadPoolExecutor(calls, thread_name_prefix="sqs")
 
     def close(self) -> None:
         """End the threads and connections."""
@@ -66,15 +74,13 @@ class EventQueue:
         first = self._receive(WAIT)
         if len(first) < BATCH:
             return first
-        more = self._callers.map(self._receive_more, range(CALLS))
+        more = self._at_once(self._receive_more, range(self._calls))
         return [*first, *(event for events in more for event in events)]
 
     def delete(self, receipts: Sequence[str]) -> None:
         """DeleteMessageBatch, ten at a time."""
         batches = [receipts[start : start + BATCH] for start in range(0, len(receipts), BATCH)]
-        # One batch is the usual case, and needs no thread.
-        answers = self._callers.map(self._delete, batches) if len(batches) > 1 else map(self._delete, batches)
-        refused = [why for reasons in answers for why in reasons]
+        refused = [why for reasons in self._at_once(self._delete, batches) for why in reasons]
         if refused:
             raise EventsUnavailable(f"SQS did not delete {len(refused)} messages, such as for {refused[0]}")
 
@@ -84,6 +90,10 @@ class EventQueue:
             lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=list(BACKLOG)),
         )
         return sum(int(answer["Attributes"].get(name, 0)) for name in BACKLOG)
+
+    def _at_once(self, call: Callable[[U], list[T]], items: Sequence[U]) -> Iterable[list[T]]:
+        """What each call gives. One is the usual case, and needs no thread."""
+        return self._callers.map(call, items) if min(self._calls, len(items)) > 1 else map(call, items)
 
     def _receive(self, wait: int) -> list[Event]:
         answer = self._call(

@@ -198,7 +198,8 @@ def test_the_daemon_may_read_the_queue_of_events_and_no_other(policy: list[dict[
     (statement,) = [s for s in policy if any(action.startswith("sqs:") for action in _list(s["Action"]))]
     assert set(_list(statement["Action"])) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
     (queue,) = _list(statement["Resource"])
-    assert queue.startswith(f"arn:aws:sqs:{REGION}:123456789012:") and "*" not in queue
+    assert queue.startswith(f"arn:aws:sqs:{REGION}:123456789012:")
+    assert "*" not in queue
 
 
 def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:
