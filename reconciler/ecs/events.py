@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import structlog
 
 from reconciler.core.errors import EventsUnavailable
-from reconciler.ecs.errors import classify
+from reconciler.ecs.errors import classify, clean
 from reconciler.ecs.shown import ecs_task
 from reconciler.seams import Event
 
@@ -124,9 +124,8 @@ class EventQueue:
         try:
             return send()
         except Exception as error:  # an answer that is not SQS's may break botocore's parser in any way
-            verdict = classify(error, sent=True)
-            result = verdict.result
-            raise EventsUnavailable(f"{operation} of {self._url}: {verdict.reason}") from error
+            result = classify(error, sent=True).result
+            raise EventsUnavailable(f"{operation} of {self._url}: {clean(str(error))}") from error
         finally:
             self._on_call(operation, result, self._clock.monotonic() - began)
 
