@@ -359,11 +359,11 @@ class TestMissing:
         for task in world.live():
             world.model.faults.hide(task["taskArn"])
         world.run(360, step=6)
-        assert world.replica.adopt.missing_breaker.tripped
+        assert world.replica.adopt.breakers()["missing"]
         assert {world.row(exec_id).phase for exec_id in ids} == {Phase.RUNNING}
         world.model.faults.clear()
         world.run(10)
-        assert not world.replica.adopt.missing_breaker.tripped
+        assert not world.replica.adopt.breakers()["missing"]
         world.close()
 
     def test_absence_is_not_believed_while_ecs_hides_what_we_know(self, world: World) -> None:
