@@ -169,6 +169,7 @@ def test_a_life_is_told_in_all_its_versions() -> None:
     ]
     assert [event["detail"]["desiredStatus"] for event in events] == ["RUNNING"] * 5 + ["STOPPED"] * 5
     assert [event["detail"]["containers"][0].get("exitCode") for event in events] == [None] * 4 + [3] * 6
+    assert ["executionStoppedAt" in event["detail"] for event in events] == [False] * 4 + [True] * 6
     assert events[-1]["detail"]["stopCode"] == "EssentialContainerExited"
     assert len({event["id"] for event in events}) == len(events)
     assert world.model.take_events() == []

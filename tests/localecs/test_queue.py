@@ -182,6 +182,16 @@ def test_visibility_can_be_changed_while_it_runs() -> None:
         world.call("ChangeMessageVisibility", ReceiptHandle=again["ReceiptHandle"], VisibilityTimeout=1)
 
 
+def test_a_timeout_that_was_changed_to_and_fro_gives_the_message_once() -> None:
+    world = QueueWorld()
+    world.send("a")
+    [message] = world.receive()
+    for timeout in (60, 30):
+        world.call("ChangeMessageVisibility", ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=timeout)
+    world.now += 30
+    assert world.bodies() == ["a"]
+
+
 def test_what_is_received_too_often_goes_to_the_dead_letter_queue() -> None:
     world = QueueWorld(VisibilityTimeout="0")
     dead = redrive(world, 3)

@@ -343,7 +343,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from reconciler.localecs import run_local_ecs
-run_local_ecs("127.0.0.1", 0, Path(sys.argv[1]), "mine", on_ready=lambda ecs: print(ecs.endpoint_url, flush=True))
+def ready(ecs):
+    print(ecs.sqs.events_queue_url, flush=True)
+run_local_ecs("127.0.0.1", 0, Path(sys.argv[1]), "mine", events_queue="told", on_ready=ready)
 print("stopped", flush=True)
 """
 
@@ -353,7 +355,8 @@ def test_run_local_ecs_serves_until_it_is_signalled(tmp_path: Path, number: sign
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        url, _, queue = process.stdout.readline().strip().partition("/123456789012/")
+        assert queue == "told"
         with urllib.request.urlopen(f"{url}/_local/health") as response:
             assert response.status == 200
         process.send_signal(number)

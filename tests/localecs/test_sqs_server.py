@@ -105,17 +105,36 @@ def polling(server: LocalEcs, count: int = 1) -> bool:
 
 
 def test_a_long_poll_ends_with_the_first_message_and_holds_nobody_up(
-    told: LocalEcs, connect: Callable[..., Any], sqs: Any, url: str
+    told: LocalEcs, connect: Callable[..., Any], sqs: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, ecs = connect(told, "sqs"), connect(told)
+    wait = told.sqs.lock.wait
+    monkeypatch.setattr(told.sqs.lock, "wait", lambda _: wait())  # the end of its time does not wake it
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(sqs.receive_message, QueueUrl=url, WaitTimeSeconds=20)
-        eventually(lambda: polling(told), "the poll to wait")
-        assert ecs.list_tasks()["taskArns"] == []
-        assert other.get_queue_url(QueueName=QUEUE)["QueueUrl"] == url
-        assert not poll.done()
-        other.send_message(QueueUrl=url, MessageBody="at last")
-        assert poll.result(60)["Messages"][0]["Body"] == "at last"
+        try:
+            eventually(lambda: polling(told), "the poll to wait")
+            assert ecs.list_tasks()["taskArns"] == []
+            assert other.get_queue_url(QueueName=QUEUE)["QueueUrl"] == url
+            other.send_message(QueueUrl=url, MessageBody="at last")
+            assert poll.result(30)["Messages"][0]["Body"] == "at last"
+        finally:
+            told.sqs.stop()
+
+
+def test_an_event_ends_a_long_poll(
+    told: LocalEcs, connect: Callable[..., Any], sqs: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = told.sqs.lock.wait
+    monkeypatch.setattr(told.sqs.lock, "wait", lambda _: wait())
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(sqs.receive_message, QueueUrl=url, WaitTimeSeconds=20)
+        try:
+            eventually(lambda: polling(told), "the poll to wait")
+            arn = connect(told).run_task(**FARGATE)["tasks"][0]["taskArn"]
+            assert json.loads(poll.result(30)["Messages"][0]["Body"])["resources"] == [arn]
+        finally:
+            told.sqs.stop()
 
 
 def test_a_message_goes_to_one_of_those_who_wait(told: LocalEcs, connect: Callable[..., Any], url: str) -> None:
@@ -136,7 +155,12 @@ def test_a_poll_wakes_when_a_visibility_timeout_ends(
 ) -> None:
     waits: list[float] = []
     wait = told.sqs.lock.wait
-    monkeypatch.setattr(told.sqs.lock, "wait", lambda seconds: [waits.append(seconds), wait(seconds)])
+
+    def watched(seconds: float) -> bool:
+        waits.append(seconds)
+        return wait(seconds)
+
+    monkeypatch.setattr(told.sqs.lock, "wait", watched)
     sqs.send_message(QueueUrl=url, MessageBody="a")
     for _ in range(2):
         answer = sqs.receive_message(QueueUrl=url, VisibilityTimeout=1, WaitTimeSeconds=20)
