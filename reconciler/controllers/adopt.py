@@ -25,7 +25,9 @@ MISSES: Final = 3
 BREAKER_TASKS: Final = 10
 BREAKER_SHARE: Final = 0.3
 """With at least so many tasks, and so large a part of them MISSING or orphaned, the fault is on our side: the wrong
-region, the wrong cluster, a restored database. Nothing is declared lost and nothing stopped until it clears."""
+region, the wrong cluster, a restored database. Nothing is declared lost and nothing stopped until it clears. MISSING
+counts only among the tasks that Airflow wants: of the others nothing wrong can be told, and they are many after a bad
+day, when most is cleared and runs again."""
 STOP_FOR: Final = 60.0
 """Seconds for which one pass stops orphans."""
 LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
@@ -182,20 +184,20 @@ class Adopt:
                     # daemon that was away for longer than ECS remembers would find a full quota that never empties.
                     (lost if w.desired is Desired.RUN else changes).append((w, new))
         self._missed = {arn: missed for arn, missed in self._missed.items() if arn in by_arn}
-        if self.missing_breaker.look(self._suspicious(now, by_arn), len(by_arn)):
+        wanted = sum(w.desired is Desired.RUN for w in by_arn.values())
+        if self.missing_breaker.look(self._suspicious(now, by_arn), wanted):
             changes += lost
         return len(self._store.save(changes, lease)) if changes else 0
 
     def _suspicious(self, now: datetime, by_arn: Mapping[str, Workload]) -> int:
-        """How many wanted tasks have been MISSING for so long that none may be called lost without asking why.
+        """How many wanted tasks are MISSING, once one of them may be called lost.
 
-        Not each has been looked at in this pass, but each in its turn. They count from half the time on, which is
-        longer than a round of turns: of many that are hidden at once, all count before the first can be called lost.
+        Not only those that are overdue: while ECS hides all, each launch is MISSING for a while longer than the next.
+        Nor only those of this pass: they are looked at in turns.
         """
-        return sum(
-            by_arn[arn].desired is Desired.RUN and now - since >= self._policy.missing_grace / 2
-            for arn, (_, since) in self._missed.items()
-        )
+        missed = [missed for arn, missed in self._missed.items() if by_arn[arn].desired is Desired.RUN]
+        overdue = any(now - since >= self._policy.missing_grace for _, since in missed)
+        return sum(misses >= MISSES for misses, _ in missed) if overdue else 0
 
     def _list(self, lease: Lease, failures: Failures, *, stopped: bool) -> int:
         """Look for tasks that carry our name, whether or not we know them.

@@ -77,6 +77,7 @@ def intended(
     family: str,
     params: Mapping[str, Any],
     logs: Mapping[str, str] | None = None,
+    cpu: int = 0,
 ) -> Workload:
     """The intent: from here on a task may exist. Must be committed before RunTask is called."""
     return w.moved(
@@ -91,6 +92,7 @@ def intended(
         family=family,
         params=params,
         logs=logs,
+        cpu=cpu,
         task_arn=None,
         ecs_version=0,
         last_status=None,

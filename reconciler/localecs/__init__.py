@@ -6,7 +6,7 @@ from reconciler.localecs.faults import Faults, QueueFaults
 from reconciler.localecs.model import EcsModel
 from reconciler.localecs.runner import Runner
 from reconciler.localecs.server import LocalEcs, run_local_ecs
-from reconciler.localecs.settings import PUBLISHED_RATES, Latencies, Rate, Settings
+from reconciler.localecs.settings import PUBLISHED_RATES, Latencies, Rate, Settings, Spread
 from reconciler.localecs.sqs import SqsModel
 from reconciler.localecs.task import Effect, SignalContainer, StartContainer
 
@@ -25,6 +25,7 @@ __all__ = [
     "Runner",
     "Settings",
     "SignalContainer",
+    "Spread",
     "SqsModel",
     "StartContainer",
     "run_local_ecs",

@@ -18,7 +18,7 @@ from reconciler.localecs.errors import AwsError
 from reconciler.localecs.logs import get_log_events, no_such_stream, stream_prefix
 from reconciler.localecs.model import EcsModel
 from reconciler.localecs.runner import Runner
-from reconciler.localecs.settings import Settings
+from reconciler.localecs.settings import Settings, Spread
 from reconciler.localecs.shapes import Shapes
 from reconciler.localecs.sqs import SqsModel
 from reconciler.localecs.sqs_server import LocalSqs
@@ -84,6 +84,8 @@ class LocalEcs:
         self.settings = settings or Settings()
         rng, sqs_rng = Random(seed), Random(seed)  # noqa: S311 - make names, not secrets
         self.model = EcsModel(self.settings, rng, events=events_queue is not None)
+        # Not the model's: how long answers take must change nothing of what it does.
+        self._slowness = Random(seed)  # noqa: S311
         self.lock = threading.Condition()
         self._epoch = time.time() - time.monotonic()  # noqa: TID251 - the server owns its clock
         self._shapes, self._log_shapes = Shapes("ecs"), Shapes("logs")
@@ -167,10 +169,15 @@ class LocalEcs:
                 self._publish()
                 if self.model.next_event_at() != before:
                     self.wake()
-        delay = self.settings.answer_latency.get(operation)
+        delay = self._latency_of(operation)
         if delay:
             time.sleep(delay)  # noqa: TID251 - this is the network's slowness, not a wait for anything
         return answer
+
+    def _latency_of(self, operation: str) -> float:
+        """Seconds by which an answer is held back."""
+        latency = self.settings.answer_latency.get(operation, 0.0)
+        return latency.draw(self._slowness) if isinstance(latency, Spread) else latency
 
     def call_logs(self, operation: str, request: Any) -> dict[str, Any]:
         """The same for CloudWatch Logs, of which there is GetLogEvents only."""

@@ -268,6 +268,25 @@ def _most_at_once(events: list[dict[str, Any]]) -> int:
     return most
 
 
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+def test_of_what_waits_for_a_full_queue_the_most_urgent_runs_first(images: None, scenarios: Scenarios) -> None:
+    scenario = scenarios.start("ranked")
+
+    def wait_behind_the_first() -> bool:
+        waiting = [w for w in scenario.rows() if w.phase is Phase.PENDING]
+        return {w.key.task_id for w in waiting} == {"low", "high"} and bool(scenario.evidence)
+
+    scenario.stack.wait("two tasks to wait for the first", wait_behind_the_first, 240)
+    queued = [w.key.task_id for w in scenario.rows()]
+    assert queued.index("low") < queued.index("high")
+    scenario.release()
+    ended = lambda: scenario.stack.api.run_state("ranked", scenario.run_id) == "success"  # noqa: E731 - read once
+    scenario.stack.wait("its end", ended, 240)
+    scenario.assert_clean()
+    ran = [what for what, *_ in scenario.evidence if what != "gate"]
+    assert ran == ["ran", "ended", "high", "low"]
+
+
 def test_the_callback_of_a_missed_deadline_runs_once_in_a_container(images: None, scenarios: Scenarios) -> None:
     scenario = scenarios.start("late")
     stack = scenario.stack
