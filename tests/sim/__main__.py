@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tests.sim import mutants, sometimes
 from tests.sim.budgets import search
 from tests.sim.check import Violation, check
-from tests.sim.plan import from_json, plan, queued, to_json
+from tests.sim.plan import from_json, listening, plan, queued, to_json
 from tests.sim.shrink import shrink
 from tests.sim.story import tell
 from tests.sim.universe import Universe
@@ -38,10 +38,11 @@ class Result:
     paths: Counter[str]
 
 
-def run(seed: int, mutant: str | None = None, *, queues: bool = False) -> Result:
+def run(seed: int, mutant: str | None = None, *, queues: bool = False, events: bool = False) -> Result:
     """One universe."""
+    made = queued(plan(seed)) if queues else plan(seed)
     with mutants.planted(mutant):
-        universe = Universe(queued(plan(seed)) if queues else plan(seed))
+        universe = Universe(listening(made) if events else made)
         trace = universe.run()
     return Result(seed, universe.sim.now / 3600, check(trace), sometimes.count(trace))
 
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--story", metavar="SEED", help="tell one universe instead, shrunk if it fails; or a kept plan")
     parser.add_argument("--keep", type=int, metavar="SEED", help="print the plan of a seed, to be kept as a regression")
     parser.add_argument("--queues", action="store_true", help="with several queues, one of them in another account")
+    parser.add_argument(
+        "--events", action="store_true", help="with a queue of events, which is not to be trusted either"
+    )
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
@@ -91,7 +95,7 @@ def _many(options: argparse.Namespace) -> int:
     hours = 0.0
     with multiprocessing.Pool(options.jobs, maxtasksperchild=500) as pool:
         results: Iterable[Result] = pool.imap_unordered(
-            partial(run, mutant=options.mutant, queues=options.queues), seeds
+            partial(run, mutant=options.mutant, queues=options.queues, events=options.events), seeds
         )
         for done, result in enumerate(results, start=1):
             hours += result.hours
@@ -106,7 +110,8 @@ def _many(options: argparse.Namespace) -> int:
     say()
     for rule, seeds_of in sorted(failed.items()):
         say(f"{len(seeds_of):6} broke {rule}: seeds {', '.join(map(str, sorted(seeds_of)[:10]))}")
-    never = [path for path in sometimes.PATHS if not paths[path]]
+    wanted = (*sometimes.PATHS, *sometimes.EVENT_PATHS) if options.events else sometimes.PATHS
+    never = [path for path in wanted if not paths[path]]
     say("never: " + (", ".join(never) or "nothing, every path was taken"))
     if options.cover:
         say("cover:", " ".join(map(str, _cover(taken))))
