@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Server:
     """A database cluster in `folder`. It refuses to run as root, so then it is nobody's."""
 
-    def __init__(self, folder: Path, user: str, binaries: Path, as_user: dict[str, Any]) -> None:
-        self.folder, self.user = folder, user
+    def __init__(self, folder: Path, user: str, binaries: Path, as_user: dict[str, Any], settings: str) -> None:
+        self.folder, self.user, self._settings = folder, user, settings
         self._binaries, self._as_user = binaries, as_user
         self._data = folder / "data"
         self._run("initdb", "-D", self._data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
@@ -35,7 +35,7 @@ class Server:
         return self.folder / ".s.PGSQL.5432"
 
     def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=50"
+        options = f"-k {self.folder} -c listen_addresses= {self._settings}"
         self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "start")
 
     def stop(self) -> None:
@@ -81,8 +81,8 @@ def _runs(pid: int) -> bool:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
-    """A running server. Skips the test where no PostgreSQL can be found; in CI that is an error."""
+def postgres_server(settings: str = "-c fsync=off -c max_connections=50") -> Iterator[Server]:
+    """A running server with these options. Skips the test where no PostgreSQL can be found; in CI that is an error."""
     user = getpass.getuser()
     as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -99,7 +99,7 @@ def postgres_server() -> Iterator[Server]:
     try:
         if as_user:
             shutil.chown(folder, user)
-        server = Server(folder, user, binaries, as_user)
+        server = Server(folder, user, binaries, as_user, settings)
         server.start()
         try:
             yield server

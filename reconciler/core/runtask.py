@@ -134,8 +134,9 @@ def plan(
     added = [{"name": name, "value": environment[name]} for name in sorted(environment.keys() - set_before)]
     mine["environment"] = [*given, *added]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
-    if tags and profile.cost_tags:
-        request["tags"] = _tagged(request.get("tags", []), tags)
+    given_tags = request.get("tags", [])
+    if tags and profile.cost_tags and isinstance(given_tags, list):  # what is no list boto3 refuses, in its own words
+        request["tags"] = _tagged(given_tags, tags)
     request["cluster"] = profile.cluster
     return request
 

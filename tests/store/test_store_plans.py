@@ -16,6 +16,7 @@ from reconciler.store import shim
 from reconciler.store.census import take_census
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import writing
+from reconciler.store.history import history
 from reconciler.store.holds import left
 from reconciler.store.listing import Wanted, listing, pulse
 from reconciler.store.rows import row_of
@@ -75,7 +76,11 @@ HOT: dict[str, Sequence[Callable[[Deployment], object]]] = {
     "save": [intend, progress],
     "prune": [lambda prod: prod.store.prune(AGE, 100, prod.lease)],
     "take_census": [lambda prod: take_census(prod.engine, prod.name, prod.shard)],
-    "listing": [lambda prod: listing(prod.engine, prod.name, Wanted())],
+    "listing": [
+        lambda prod: listing(prod.engine, prod.name, Wanted()),
+        lambda prod: listing(prod.engine, prod.name, Wanted(dag_id="dag", task_id="t1", run_id="run1")),
+    ],
+    "history": [lambda prod: history(prod.engine, prod.name, Wanted(limit=50))],
     "pulse": [lambda prod: pulse(prod.engine, prod.name)],
     "left": [lambda prod: left(prod.engine, prod.name, ""), lambda prod: left(prod.engine, prod.name, "default")],
 }
