@@ -22,6 +22,7 @@ from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.parameters import camel_case, over, settled
 from reconciler.core.profiles import DEFAULT, Profiles
 from reconciler.core.runtask import Profile
+from reconciler.core.size import VCPU
 from reconciler.kwargs import misshapen, named
 from reconciler.queues import QueueOptions, own_options, profile_options, shard_problems, shares
 
@@ -84,6 +85,10 @@ def _strategy(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None
     if value is not None and not all(isinstance(item.get("capacityProvider"), str) for item in value):
         raise ValueError('needs a "capacityProvider" in each of its items')
     return value or None
+
+
+def _units(vcpus: float | None) -> int | None:
+    return None if vcpus is None else int(vcpus * VCPU)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -203,8 +208,8 @@ class SharedOptions(BaseModel):
     queues: Annotated[dict[str, dict[str, Any]], BeforeValidator(_literal)] = Field(
         {},
         description="What tasks of a queue need that others do not, as JSON: for each queue the options of "
-        "[aws_ecs_executor] that differ, and its own max_running_tasks, start_timeout, role_arn and "
-        "spot_fallback_after. See queues.md.",
+        "[aws_ecs_executor] that differ, and its own max_running_tasks, max_running_vcpus, start_timeout, role_arn "
+        "and spot_fallback_after. See queues.md.",
         examples=['{"gpu": {"task_definition": "train:4", "max_running_tasks": 40}}'],
     )
 
@@ -230,6 +235,12 @@ class ReconcilerOptions(SharedOptions):
     )
     unknown_queue: Literal["default", "fail"] = Field(
         "default", description="What becomes of a task whose queue has no profile: it uses the default one, or fails."
+    )
+    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="How many Fargate vCPUs the ECS tasks of this deployment may have at once in each account and "
+        "region, as AWS's own quota counts them. Unset: what AWS refuses waits. See queues.md.",
+        examples=["1000"],
     )
     launch_rate: float = Field(
         19.8, gt=0, description="RunTask calls per second. Fargate accepts 20, shared by the whole account and region."
@@ -270,8 +281,18 @@ class ReconcilerOptions(SharedOptions):
         "Unset: whoever reaches the port may read it.",
         json_schema_extra={"sensitive": True},
     )
+    traces: bool = Field(
+        False,
+        description="Whether the daemon sends a trace of each workload by OpenTelemetry, to where the variables "
+        "OTEL_EXPORTER_OTLP_... say. Needs the extra `otel`. See traces.md.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the daemon writes its log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the daemon logs.")
+
+    @property
+    def max_cpu(self) -> int | None:
+        """`max_running_vcpus` in CPU units."""
+        return _units(self.max_running_vcpus)
 
 
 ALIASES: Final = {("aws_ecs_executor", "conn_id"): "aws_conn_id"}
@@ -428,6 +449,7 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
         allowed=frozenset(options.allowed_run_task_parameters),
         cost_tags=options.cost_tags,
         max_running_tasks=own.max_running_tasks,
+        max_cpu=_units(own.max_running_vcpus),
         start_timeout=timedelta(seconds=own.start_timeout or options.start_timeout),
         spot_fallback_after=own.spot_fallback_after,
     )

@@ -29,6 +29,11 @@ class QueueOptions(BaseModel):
         description="How many ECS tasks of this queue may exist at once, within [ecs_reconciler] max_running_tasks. "
         "Unset: all of them.",
     )
+    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="How many Fargate vCPUs the ECS tasks of this queue may have at once, within [ecs_reconciler] "
+        "max_running_vcpus. Unset: all of them.",
+    )
     start_timeout: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
     )

@@ -19,6 +19,7 @@ from botocore.exceptions import (
 from reconciler.core import identity
 from reconciler.core.finding import Finding, error, fine, note, warning
 from reconciler.core.parameters import on_fargate
+from reconciler.core.size import VCPU, cpu_units
 from reconciler.ecs.errors import clean
 
 if TYPE_CHECKING:
@@ -220,14 +221,16 @@ def check_rates(aws: Aws, launch_rate: float, launch_burst: int, profile: Profil
         yield fine(where, f"{launch_rate:g} calls a second, of the {rate:g} that AWS publishes")
 
 
-def check_quota(aws: Aws, limit: int, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the account's vCPUs suffice for `limit` tasks."""
+def check_quota(
+    aws: Aws, limit: int, profile: Profile, definition: Mapping[str, Any], max_cpu: int | None = None
+) -> Iterator[Finding]:
+    """Whether the account's vCPUs suffice for `limit` tasks, or for `max_cpu` CPU units if that is less."""
     if aws.local or not on_fargate(profile.run_task):
         return
     cpu = profile.run_task.get("overrides", {}).get("cpu") or definition.get("cpu")
     if not cpu:
         return
-    size = _vcpus(str(cpu))
+    size = cpu_units(str(cpu)) / VCPU
     providers = {s.get("capacityProvider") for s in profile.run_task.get("capacityProviderStrategy", ())} or {"FARGATE"}
     quotas = aws.client("service-quotas")
     for provider in sorted(providers):
@@ -239,17 +242,15 @@ def check_quota(aws: Aws, limit: int, profile: Profile, definition: Mapping[str,
             continue
         allowed = float(answer["Quota"]["Value"])
         what = f"{allowed:g}, and {limit} tasks of {size:g} vCPU need {limit * size:g}"
-        if allowed >= limit * size:
+        needed = limit * size
+        if max_cpu is not None and max_cpu / VCPU < needed:
+            needed = max_cpu / VCPU
+            what += f", but max_running_vcpus keeps them to {needed:g}"
+        if allowed >= needed:
             yield fine(where, what)
         else:
-            mend = f"raise it in Service Quotas, or set [ecs_reconciler] max_running_tasks to {int(allowed // size)}"
+            mend = f"raise it in Service Quotas, or set [ecs_reconciler] max_running_vcpus to {allowed:g}"
             yield warning(where, what, mend)
-
-
-def _vcpus(cpu: str) -> float:
-    """Of `1024` or `1 vCPU`."""
-    number = float(cpu.lower().replace("vcpu", "").strip())
-    return number if "vcpu" in cpu.lower() else number / 1024
 
 
 def check_unknown_tasks(gateway: Gateway, store: SqlStore, profile: Profile, deployment: str) -> Iterable[Finding]:

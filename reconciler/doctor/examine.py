@@ -164,7 +164,9 @@ def _profile(  # noqa: PLR0917 - all that is looked at
     definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"])) or {}
     yield from check_account(aws, profile, definition)
     limit = profile.max_running_tasks or settings.profiles.limits(options.max_running_tasks)[profile.shard]
-    yield from check_quota(aws, limit, profile, definition)
+    limits = (profile.max_cpu, options.max_cpu)
+    max_cpu = min((units for units in limits if units is not None), default=None)
+    yield from check_quota(aws, limit, profile, definition, max_cpu)
     if store is not None:
         yield from check_unknown_tasks(gateway, store, profile, options.deployment)
     else:

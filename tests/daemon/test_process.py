@@ -213,6 +213,8 @@ def test_queues_run_in_several_regions_and_one_that_is_not_configured_any_more_i
         assert daemon.metric("ecs_reconciler_quota_deployment_limit") == 500
         page = json.loads(daemon.get("/api/v1/status")[1])
         assert {"us-east-1/launch", "eu-west-1/launch"} <= page["launches"]["buckets"].keys()
+        assert page["this_replica"]["leads"] == ["eu-west-1", "us-east-1"]
+        assert {shown["shard"] for shown in page["controllers"]} <= {"eu-west-1", "us-east-1"}
         shown = json.loads(site.call("status", "--json", AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)).stdout)
         assert sorted(leader["name"] for leader in shown["leaders"]) == ["test/eu-west-1", "test/us-east-1"]
 

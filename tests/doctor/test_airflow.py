@@ -32,9 +32,10 @@ GOOD = {
 POOLS = Pools({"default_pool": 1000})
 
 
-def settings(api: str = "https://airflow.example.com/execution/") -> DaemonSettings:
+def settings(api: str = "https://airflow.example.com/execution/", tasks: int = 500) -> DaemonSettings:
     given = {
         ("ecs_reconciler", "deployment"): "prod",
+        ("ecs_reconciler", "max_running_tasks"): str(tasks),
         ("database", "sql_alchemy_conn"): "sqlite:///x.db",
         ("core", "execution_api_server_url"): api,
         **{("aws_ecs_executor", name): "x" for name in ("cluster", "container_name", "region_name", "task_definition")},

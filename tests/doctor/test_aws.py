@@ -134,11 +134,11 @@ def test_where_there_is_no_aws_nothing_is_asked() -> None:
     ("value", "profile", "words"),
     [
         (500.0, PROFILE, "ok: quota of FARGATE vCPUs: 500, and 500 tasks of 1 vCPU need 500"),
-        (6.0, PROFILE, "max_running_tasks to 6"),
+        (6.0, PROFILE, "max_running_vcpus to 6"),
         (
             6.0,
             replace(PROFILE, run_task={**PROFILE.run_task, "overrides": {"cpu": "0.25 vCPU"}}),
-            "500 tasks of 0.25 vCPU need 125; raise it in Service Quotas, or set [ecs_reconciler] max_running_tasks",
+            "500 tasks of 0.25 vCPU need 125; raise it in Service Quotas, or set [ecs_reconciler] max_running_vcpus",
         ),
         (
             6.0,
@@ -151,6 +151,13 @@ def test_the_accounts_vcpus_are_compared_with_what_all_tasks_need(value: float, 
     quotas = {"get_service_quota": {"Quota": {"Value": value}}}
     (line,) = lines(check_quota(account(service_quotas=quotas), 500, profile, DEFINITION))
     assert words in line
+
+
+def test_a_limit_of_our_own_is_compared_instead_if_it_is_lower() -> None:
+    quotas = {"get_service_quota": {"Quota": {"Value": 100.0}}}
+    (line,) = lines(check_quota(account(service_quotas=quotas), 500, PROFILE, DEFINITION, 80 * 1024))
+    assert "but max_running_vcpus keeps them to 80" in line
+    assert line.startswith("ok")
 
 
 def test_a_quota_that_can_not_be_read_is_a_note() -> None:
