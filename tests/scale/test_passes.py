@@ -71,7 +71,8 @@ class Scale:
     def end(self, count: int) -> None:
         """So many containers end."""
         running = [(at, arn, name, code) for at, arn, name, code in self.world._exits if at > self.world.clock.now]
-        self.world._exits = [(self.world.clock.now, *rest) for _, *rest in running[:count]] + running[count:]
+        now = self.world.clock.now
+        self.world._exits = [(now, arn, name, code) for _, arn, name, code in running[:count]] + running[count:]
         self.world._containers()
         self.world.clock.now += 5
         self.world._containers()
