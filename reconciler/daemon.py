@@ -29,7 +29,7 @@ from reconciler.server import HttpServer
 from reconciler.shard import API_SERVER, CREDENTIALS, REPORT_INTERVAL, Common, Shard
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
-from reconciler.store.migrate import at_head
+from reconciler.store.migrate import NO_TABLES, at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
-    from reconciler.config import DaemonSettings
+    from reconciler.config import DaemonSettings, ReconcilerOptions
     from reconciler.ecs.ratelimit import Level
     from reconciler.seams import Counts, Delivery, Lease
 
@@ -80,21 +80,31 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         unix,
     )
     pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
-    server = HttpServer(options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages)
+    server = _server(options, metrics, shards, pages)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
         if not _patience(clock, shards.waits_for)(at_head, engine):
-            raise StartError(
-                "the reconciler's tables are missing or of another version: run `airflow db migrate`, or "
-                "`ecs-reconciler migrate` with the same database"
-            )
+            raise StartError(NO_TABLES)
         shards.run()
     finally:
         shards.close()
         traces.end(provider)
         server.close()
         engine.dispose()
+
+
+def _server(options: ReconcilerOptions, metrics: Metrics, shards: Shards, pages: Pages | None) -> HttpServer:
+    """Raises StartError where it can not listen."""
+    try:
+        return HttpServer(
+            options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages
+        )
+    except OSError as error:
+        raise StartError(
+            f"can not listen on {options.http_host}:{options.http_port}: {error.strerror}; choose another "
+            "[ecs_reconciler] http_port, or http_host"
+        ) from error
 
 
 class Shards:

@@ -24,8 +24,8 @@ from reconciler.core.profiles import DEFAULT
 from reconciler.core.spot import Fallbacks
 from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
+from reconciler.ecs.definitions import Definitions
 from reconciler.ecs.gateway import READERS, Gateway
-from reconciler.ecs.loggroups import LogGroups
 from reconciler.ecs.ratelimit import Level as RateLevel
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.ecs.role import assumed
@@ -104,7 +104,8 @@ class Shard:
         self._metrics = metrics = common.metrics.shard(name)
         self._access, self._fallbacks = Access(metrics.called), Fallbacks()
         self._trails = Trails(common.tracer)
-        metrics.quota(settings.profiles.limits(options.max_running_tasks).get(name, 0), settings.profiles)
+        limit = settings.profiles.limits(options.max_running_tasks).get(name, 0)
+        metrics.quota(limit, settings.profiles, options.max_cpu)
         self._store = SqlStore(
             common.engine,
             options.deployment,
@@ -202,7 +203,8 @@ class Shard:
             fallbacks=self._fallbacks,
             max_running_tasks=profiles.limits(options.max_running_tasks).get(self.name, 0),
             on_answer=metrics.answered,
-            logs_of=LogGroups(self._gateway, clock),
+            max_cpu=options.max_cpu,
+            definition_of=Definitions(self._gateway, clock),
         )
         self._adopt = adopt = Adopt(
             store,

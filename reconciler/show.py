@@ -175,7 +175,8 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
         if finding.mend:
             console.print(f"         [dim]->[/] {escape(finding.mend)}")
     counts = {level: sum(f.level is level for f in findings) for level in Level}
-    console.print(f"[bold]{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings[/]")
+    told = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in (Level.ERROR, Level.WARNING))
+    console.print(f"[bold]{', '.join(told)}[/]")
 
 
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "cyan", Level.OK: "green"}

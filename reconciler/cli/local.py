@@ -21,13 +21,21 @@ def local_ecs(arguments: argparse.Namespace) -> int:
     def say(ecs: Any) -> None:
         print(
             f"A local ECS with the cluster {arguments.cluster!r} listens. Use it with\n"
-            f"  export AWS_ENDPOINT_URL_ECS={ecs.endpoint_url}\n"
-            f"Containers run as processes here; their output is in {directory}. Ctrl-C stops it and them.",
+            f"  export AWS_ENDPOINT_URL_ECS={ecs.endpoint_url} AWS_ENDPOINT_URL_SQS={ecs.endpoint_url}\n"
+            + (f"Events of its tasks are in {ecs.sqs.events_queue_url}\n" if arguments.events_queue else "")
+            + f"Containers run as processes here; their output is in {directory}. Ctrl-C stops it and them.",
             flush=True,
         )
 
     try:
-        run_local_ecs(arguments.host, arguments.port, directory, arguments.cluster, on_ready=say)
+        run_local_ecs(
+            arguments.host,
+            arguments.port,
+            directory,
+            arguments.cluster,
+            events_queue=arguments.events_queue,
+            on_ready=say,
+        )
     except OSError as error:
         raise ValueError(
             f"can not listen on {arguments.host}:{arguments.port}: {error.strerror}; choose another --port, or 0"

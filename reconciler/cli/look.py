@@ -28,10 +28,9 @@ def status(arguments: argparse.Namespace) -> int:
 
     from reconciler import show
     from reconciler.clock import SystemClock
-    from reconciler.store.engine import make_engine
 
     settings, console = common.settings(), Console()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = common.tables(settings)
 
     def found() -> dict[str, Any]:
         return _status(engine, settings)
@@ -91,12 +90,11 @@ def events(arguments: argparse.Namespace) -> int:
 
     from reconciler import show
     from reconciler.clock import SystemClock
-    from reconciler.store.engine import make_engine
     from reconciler.store.history import history
     from reconciler.store.listing import Wanted
 
     settings, console = common.settings(), Console()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = common.tables(settings)
     wanted = Wanted(
         dag_id=arguments.dag,
         task_id=arguments.task,
@@ -134,12 +132,10 @@ def describe(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
-    from reconciler.store.engine import make_engine
     from reconciler.store.inspect import workloads_of
 
-    common.quiet()
     settings = common.settings()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = common.tables(settings)
     unreadable: dict[str, str] = {}
     found = workloads_of(
         engine,
@@ -219,14 +215,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reconciler import show
-    from reconciler.airflow.options import read
     from reconciler.clock import SystemClock
     from reconciler.core.finding import Level
     from reconciler.doctor import Tools, examine
 
     common.quiet()
-    clock = SystemClock()
-    found = examine(Tools(read, lambda settings: common.aws(settings, clock), clock, time.time))  # noqa: TID251 - a composition root
+    read, clock = common.options(), SystemClock()
+    tools = Tools(read, lambda settings: common.aws(settings, clock), common.delivery, clock, time.time)  # noqa: TID251 - a composition root
+    found = examine(tools)
     if arguments.json:
         print(show.as_json(found))
     else:

@@ -126,6 +126,7 @@ COMMANDS = (
             _argument("--port", type=int, default=4569, help="Port to listen on, 0 for any (default: %(default)s)"),
             _argument("--directory", default="local-ecs", help="Where output is kept (default: %(default)s)"),
             _argument("--cluster", default="default", help="A cluster to begin with (default: %(default)s)"),
+            _argument("--events-queue", metavar="NAME", help="A queue of SQS that gets tasks' events (default: none)"),
         ),
     ),
     Command(

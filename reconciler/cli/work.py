@@ -17,7 +17,6 @@ def run(_: argparse.Namespace) -> int:
     """Reconcile the table against ECS until SIGTERM."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from reconciler.airflow.push import Push
     from reconciler.clock import SystemClock
     from reconciler.daemon import run_daemon
     from reconciler.ending import end_in_time
@@ -32,7 +31,7 @@ def run(_: argparse.Namespace) -> int:
     end_in_time(clock)
     # Python runs signal handlers in the main thread, and not while that waits inside a database driver.
     with ThreadPoolExecutor(1, thread_name_prefix="daemon") as beside:
-        beside.submit(run_daemon, settings, Push(settings.longest_start_timeout), clock, session).result()
+        beside.submit(run_daemon, settings, common.delivery(settings), clock, session).result()
     return 0
 
 
@@ -40,13 +39,13 @@ def migrate(arguments: argparse.Namespace) -> int:
     """Create or upgrade the tables."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-    from reconciler.airflow.options import read
     from reconciler.core.errors import StoreUnavailable
     from reconciler.store.engine import make_engine
     from reconciler.store.grant import grant
     from reconciler.store.migrate import migrate as to_head
 
     common.quiet()
+    read = common.options()
     url = read("ecs_reconciler", "sql_alchemy_conn") or read("database", "sql_alchemy_conn") or ""
     engine = make_engine(url)
     patiently = Retrying(
@@ -77,12 +76,13 @@ def _hold(arguments: argparse.Namespace, mode: str) -> int:
     from reconciler import control
     from reconciler.clock import SystemClock
     from reconciler.core.holds import Mode
-    from reconciler.store.engine import make_engine
 
     settings = common.settings()
-    engine, deployment = make_engine(settings.sql_alchemy_conn), settings.options.deployment
+    engine, deployment = common.tables(settings), settings.options.deployment
     queue = arguments.queue or ""
     print(control.hold(engine, deployment, queue, Mode(mode)), flush=True)
+    if queue and queue not in (known := settings.profiles.queues()):
+        print(f'The queue "{queue}" has no profile of its own; these have one: {", ".join(known)}.', flush=True)
     if getattr(arguments, "wait", False):
         for line in control.drain(engine, deployment, queue, SystemClock()):
             print(line, flush=True)
@@ -93,10 +93,9 @@ def _hold(arguments: argparse.Namespace, mode: str) -> int:
 def resume(arguments: argparse.Namespace) -> int:
     """End `pause` or `drain`."""
     from reconciler import control
-    from reconciler.store.engine import make_engine
 
     settings = common.settings()
-    engine = make_engine(settings.sql_alchemy_conn)
+    engine = common.tables(settings)
     print(control.resume(engine, settings.options.deployment, arguments.queue or ""))
     engine.dispose()
     return 0

@@ -24,7 +24,9 @@ MISSES: Final = 3
 BREAKER_TASKS: Final = 10
 BREAKER_SHARE: Final = 0.3
 """With at least so many tasks, and so large a part of them MISSING or orphaned, the fault is on our side: the wrong
-region, the wrong cluster, a restored database. Nothing is declared lost and nothing stopped until it clears."""
+region, the wrong cluster, a restored database. Nothing is declared lost and nothing stopped until it clears. MISSING
+counts only among the tasks that Airflow wants: of the others nothing wrong can be told, and they are many after a bad
+day, when most is cleared and runs again."""
 STOP_FOR: Final = 60.0
 """Seconds for which one pass stops orphans."""
 CLEAN_PASSES: Final = 2
@@ -113,7 +115,7 @@ class Adopt:
         by_arn = {w.task_arn: w for w in snapshot.workloads if w.task_arn}
         changes: list[Change] = []
         lost: list[Change] = []
-        overdue = 0
+        overdue, missing = False, 0
         for cluster in sorted({w.cluster or "" for w in by_arn.values()}):
             arns = [arn for arn, w in by_arn.items() if w.cluster == cluster]
             shown = Description((), frozenset())
@@ -128,15 +130,18 @@ class Adopt:
                 misses, since = self._missed.get(arn, (0, snapshot.now))
                 self._missed[arn] = misses + 1, since
                 w = by_arn[arn]
+                # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
+                # daemon that was away for longer than ECS remembers would find a full quota that never empties.
+                held = w.desired is Desired.RUN
+                missing += held and misses + 1 >= MISSES
                 if new := decide.missing(w, since, snapshot.now, self._policy):
-                    # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
-                    # daemon that was away for longer than ECS remembers would find a full quota that never empties.
-                    held = w.desired is Desired.RUN
-                    overdue += held
+                    overdue = overdue or held
                     if misses + 1 >= MISSES:
                         (lost if held else changes).append((w, new))
         self._missed = {arn: missed for arn, missed in self._missed.items() if arn in by_arn}
-        if self.missing_breaker.look(overdue, len(by_arn)):
+        wanted = sum(w.desired is Desired.RUN for w in by_arn.values())
+        # Not only those that are overdue: while ECS hides all, each launch is MISSING for a while longer than the next.
+        if self.missing_breaker.look(missing if overdue else 0, wanted):
             changes += lost
         return len(self._store.save(changes, lease)) if changes else 0
 

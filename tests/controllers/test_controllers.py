@@ -358,6 +358,39 @@ class TestAdopt:
         world.run(5)
         assert not world.replica.adopt.missing_breaker.tripped
 
+    def test_what_nobody_wants_does_not_hide_from_the_breaker_that_all_others_are_missing(self) -> None:
+        world = World(max_running_tasks=50)
+        world.behaviour.seconds = 7200
+        wanted, others = [f"a{n}" for n in range(10)], [f"b{n}" for n in range(40)]
+        world.queue(*wanted, *others)
+        world.run(400, step=10)
+        for name in wanted:
+            world.model.faults.hide(world.row(name).task_arn or "")
+        world.run(200, step=10)
+        unwanted(world, *others)
+        world.run(130, step=10)
+        assert {world.row(name).phase for name in others} == {Phase.RUNNING}
+        assert world.replica.adopt.missing_breaker.tripped
+        assert {world.row(name).phase for name in wanted} == {Phase.RUNNING}
+        world.close()
+
+    def test_what_was_launched_while_ecs_shows_nothing_counts_although_it_is_not_overdue_yet(
+        self, world: World
+    ) -> None:
+        world.behaviour.seconds = 7200
+        world.queue("first")
+        world.run(10)
+        world.model.faults.hide(world.row("first").task_arn or "")
+        world.run(100, step=10)
+        later = [f"w{n}" for n in range(11)]
+        world.queue(*later)
+        world.run(120, step=10)
+        for name in later:
+            world.model.faults.hide(world.row(name).task_arn or "")
+        world.run(100, step=10)
+        assert world.replica.adopt.missing_breaker.tripped
+        assert world.row("first").phase is Phase.RUNNING
+
     def test_a_full_quota_that_ecs_has_forgotten_empties_as_airflow_gives_its_tasks_up(self) -> None:
         world = World(max_running_tasks=20)
         names = [f"w{n}" for n in range(20)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.sim import mutants, sometimes
+from tests.sim.budgets import search
 from tests.sim.check import Violation, check
 from tests.sim.plan import from_json, plan, queued, to_json
 from tests.sim.shrink import shrink
@@ -55,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
-    parser.add_argument("--budget", nargs="*", metavar="FAULT", help="for planted faults, name seeds that find them")
-    parser.add_argument("--kind", help="with --budget: only universes with this kind of trouble")
+    parser.add_argument(
+        "--budget", nargs="*", metavar="FAULT", help="write which universes find planted faults, or all"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     if options.keep is not None:
@@ -66,34 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with mutants.planted(options.mutant):
             return _story(options.story, whole=options.whole)
     if options.budget is not None:
-        return _budgets(options)
+        return _budgets(options.budget, options.jobs)
     return _many(options)
 
 
-def _budgets(options: argparse.Namespace) -> int:
-    """For each fault three seeds that find it, and the rules that they break, as test_sim.py keeps them."""
-    every = range(options.first, options.first + options.count)
-    seeds = [seed for seed in every if not options.kind or options.kind in plan(seed).kinds]
-    unknown = set(options.budget) - mutants.MUTANTS.keys()
-    if unknown:
+def _budgets(names: Sequence[str], jobs: int) -> int:
+    """Write the table of budgets anew, for these planted faults or for all."""
+    if unknown := set(names) - mutants.MUTANTS.keys():
         say(f"no such fault: {', '.join(sorted(unknown))}")
         return 2
-    missed = False
-    for name in options.budget or sorted(mutants.MUTANTS):
-        found: list[int] = []
-        rules: Counter[str] = Counter()
-        began, done = time.monotonic(), 0
-        with multiprocessing.Pool(options.jobs) as pool:
-            for result in pool.imap(partial(run, mutant=name), seeds):
-                done += 1
-                if result.violations and not run(result.seed).violations:
-                    found.append(result.seed)
-                    rules.update({violation.rule for violation in result.violations})
-                if len(found) == 3:
-                    break
-        missed = missed or not found
-        told = ", ".join(f"{rule.partition(' ')[0]} {times}" for rule, times in rules.most_common())
-        say(f'    "{name}": {tuple(found)},  # {done} universes, {time.monotonic() - began:.0f} s: {told}')
+    missed = search(names or sorted(mutants.MUTANTS), jobs, say)
+    say("not found: " + (", ".join(missed) or "none, the table is written"))
     return 1 if missed else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -283,7 +284,12 @@ def _with_times(answer: Any) -> Any:
     """boto3 gives datetimes where the wire has seconds."""
     if "tasks" in answer:
         answer["tasks"] = [
-            {name: datetime.fromtimestamp(value, UTC) if name.endswith("At") else value for name, value in task.items()}
+            {name: _time(value) if type(value) is float else value for name, value in task.items()}
             for task in answer["tasks"]
         ]
     return answer
+
+
+@lru_cache(maxsize=1000)
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -5,7 +5,6 @@ A trigger tells the trace of every write to a row, before and after, whatever th
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from tests.world import EPOCH
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -54,8 +53,16 @@ COLUMNS: Final = (
     "created_at",
 )
 _WRITES: Final = frozenset({"hold", "release", "save", "prune"})
-_REMEMBERED: Final = frozenset({"in_phase", "launching", "unwanted", "failed_starts", "find"})
-"""Reads whose answer depends on the table alone: while it has not changed they need not be asked again."""
+Row = dict[str, Any]
+_SHOWS: Final[dict[str, Callable[[Row, tuple[Any, ...]], bool]]] = {
+    "in_phase": lambda row, phases: row["phase"] in phases,
+    "launching": lambda row, _: row["phase"] == "LAUNCHING",
+    "unwanted": lambda row, _: row["desired"] == "STOP",
+    "failed_starts": lambda row, _: row["phase"] == "STARTED" or bool(row["refused"]),
+    "find": lambda row, arguments: row["exec_id"] in arguments[0],
+}
+"""Reads whose answer depends on the table alone, and the rows that they may show, with their arguments. While no such
+row has been written they need not be asked again."""
 
 
 class _Shared:
@@ -64,7 +71,8 @@ class _Shared:
     def __init__(self) -> None:
         self.now: Callable[[], datetime] = lambda: EPOCH
         self.noted: Callable[..., None] | None = None
-        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        how = {"check_same_thread": False, "cached_statements": 1000}
+        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=how)
         event.listen(self.engine, "connect", self._prepare)
         metadata.create_all(self.engine)
         old, new = (", ".join(f"{side}.{column}" for column in COLUMNS) for side in ("OLD", "NEW"))
@@ -77,6 +85,7 @@ class _Shared:
                 )
 
         self.connection = FastConnection(self.engine.connect())
+        self.connection.clock = lambda: self.now()  # noqa: PLW0108 - it is another one in each universe
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("strftime", -1, self._strftime)
@@ -118,7 +127,9 @@ class Database:
         _shared = _shared or _Shared()
         self.engine: Any = _shared.connection
         self.weather = Weather()
-        self.generation = 0
+        self.written: list[tuple[Row | None, Row | None]] = []
+        """Every write to a row that was committed, before and after."""
+        self.restored = 0
         self._noted: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
         _shared.noted = None
         with self.engine.begin() as conn:
@@ -134,41 +145,26 @@ class Database:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        self.generation += 1
         for before, after in noted:
             old = None if before[0] is None else dict(zip(COLUMNS, before, strict=True))
             new = None if after[0] is None else dict(zip(COLUMNS, after, strict=True))
+            self.written.append((old, new))
             self.sim.note("row", who=writer, via=via, epoch=epoch, lease=lease, old=old, new=new)
         self.sim.happen()
 
     def refused(self) -> bool:
         """Whether the database refuses this transaction."""
-        return self.weather.down or self._chance(self.weather.refuses)
+        weather = self.weather
+        return weather.down or (weather.refuses > 0 and self.sim.chance.random() < weather.refuses)
 
     def forgotten(self) -> bool:
         """Whether this transaction's answer is lost on its way."""
-        return self.weather.down or self._chance(self.weather.forgets)
+        weather = self.weather
+        return weather.down or (weather.forgets > 0 and self.sim.chance.random() < weather.forgets)
 
-    def _chance(self, share: float) -> bool:
-        return share > 0 and self.sim.chance.random() < share
-
-    @contextmanager
-    def transaction(self, process: Process, via: str) -> Iterator[Connection]:
+    def transaction(self, process: Process, via: str) -> Transaction:
         """One transaction of a scheduler. What happens in the block is atomic: there is no seam within."""
-        process.seam(f"{via}: begin")
-        if self.refused():
-            raise DatabaseDown(via)
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except BaseException:
-            self._noted.clear()
-            raise
-        self.committed(process.name, via)
-        if self.forgotten():
-            self.sim.note("commit_unknown", who=process.name, via=via)
-            raise DatabaseDown(f"{via}: the commit's answer was lost")
-        process.seam(f"{via}: committed")
+        return Transaction(self, process, via)
 
     # -- for the chaos --------------------------------------------------------------------------------------------
 
@@ -179,7 +175,7 @@ class Database:
     def restore(self, backup: bytes) -> None:
         self.engine.raw.deserialize(backup)
         self.engine.forget()
-        self.generation += 1
+        self.restored += 1
         self._noted.clear()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -194,20 +190,53 @@ class Database:
         self.committed("somebody", "by hand")
 
 
+class Transaction:
+    """See `Database.transaction`. A class, because a generator takes longer than most of what is done within."""
+
+    __slots__ = ("_database", "_inner", "_process", "_via")
+
+    def __init__(self, database: Database, process: Process, via: str) -> None:
+        self._database, self._process, self._via = database, process, via
+
+    def __enter__(self) -> Connection:
+        database = self._database
+        self._process.seam(f"{self._via}: begin")
+        if database.refused():
+            raise DatabaseDown(self._via)
+        self._inner = database.engine.begin()
+        connection: Connection = self._inner.__enter__()
+        return connection
+
+    def __exit__(self, *error: Any) -> None:
+        database, via = self._database, self._via
+        self._inner.__exit__(*error)
+        if error[0] is not None:
+            database._noted.clear()
+            return
+        database.committed(self._process.name, via)
+        if database.forgotten():
+            database.sim.note("commit_unknown", who=self._process.name, via=via)
+            raise DatabaseDown(f"{via}: the commit's answer was lost")
+        self._process.seam(f"{via}: committed")
+
+
 class StorePort:
     """The `Store` seam of one replica, with a seam of the simulation before and after each method."""
 
     def __init__(self, process: Process, database: Database, store: SqlStore) -> None:
         self._process, self._database, self._store = process, database, store
-        self._remembered: dict[Any, Any] = {}
-        self._generation = -1
+        self._remembered: dict[tuple[str, tuple[Any, ...]], Snapshot] = {}
+        self._heard = self._restored = 0
+        """How many writes to rows, and how many restored backups, what is remembered has outlived."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Made once for each method: after that it is an attribute."""
         method = getattr(self._store, name)
 
         def call(*arguments: Any) -> Any:
             return self._call(name, method, arguments)
 
+        setattr(self, name, call)
         return call
 
     def _call(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -235,14 +264,25 @@ class StorePort:
         return answer
 
     def _read(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        if name not in _REMEMBERED:
+        if name not in _SHOWS:
             return method(*arguments)
-        if self._generation != self._database.generation:
-            self._generation = self._database.generation
-            self._remembered.clear()
-        key = (name, tuple(tuple(sorted(a)) if isinstance(a, set) else a for a in arguments))
+        if self._heard != len(self._database.written) or self._restored != self._database.restored:
+            self._hear()
+        key = (name, tuple([tuple(sorted(a)) if isinstance(a, set) else a for a in arguments]))
         known = self._remembered.get(key)
         if known is None:
             known = self._remembered[key] = method(*arguments)
             return known
         return Snapshot(self._database.now(), known.workloads)
+
+    def _hear(self) -> None:
+        """Forget what has been written to since."""
+        database, remembered = self._database, self._remembered
+        rows = [row for rows in database.written[self._heard :] for row in rows if row is not None]
+        if self._restored != database.restored:
+            remembered.clear()
+        for name, arguments in list(remembered):
+            shows = _SHOWS[name]
+            if any(shows(row, arguments) for row in rows):
+                del remembered[name, arguments]
+        self._heard, self._restored = len(database.written), database.restored

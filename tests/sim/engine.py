@@ -6,9 +6,9 @@ each thing they do to the outside world. A seam is where a process may be killed
 
 from __future__ import annotations
 
-import heapq
 import random
 from contextlib import suppress
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has no types
@@ -98,10 +98,15 @@ class Process:
 
     def pause(self, seconds: float) -> None:
         """Let so much time pass."""
-        fiber = getcurrent()
-        assert isinstance(fiber, Fiber)
-        self.sim.resume_at(fiber, self.sim.now + seconds)
-        self.sim.hub.switch()
+        sim, fiber = self.sim, getcurrent()
+        when = sim.now + seconds
+        if sim.skip_to(when) and self.stalled_until <= when:
+            # Nobody else does anything until then: to hand over would be to get the baton back at once.
+            fiber.ticket += 1
+            fiber.due = sim.now = when
+            return
+        sim.resume_at(fiber, when)
+        sim.hub.switch()
         if not self.alive:
             raise Crash
 
@@ -111,7 +116,6 @@ class Process:
         While nothing happens in the universe, each wait is longer than the one before: there is nothing to be seen.
         """
         sim, fiber = self.sim, getcurrent()
-        assert isinstance(fiber, Fiber)
         fiber.idle = 1.0 if fiber.saw != sim.happened else min(fiber.idle * 2.0, sim.longest_idle)
         fiber.saw = sim.happened
         seconds = max(seconds, sim.pace) * (0.6 + 0.8 * sim.chance.random())
@@ -128,9 +132,7 @@ class Process:
     def join(self, other: Fiber) -> None:
         """Wait until another fiber of this process has ended."""
         if not other.dead:
-            fiber = getcurrent()
-            assert isinstance(fiber, Fiber)
-            other.joiners.append(fiber)
+            other.joiners.append(getcurrent())
             self.sim.hub.switch()
             if not self.alive:
                 raise Crash
@@ -176,11 +178,12 @@ class Sim:
         self.longest_doze = 300.0
         self.happened = 0
         self.dozing: list[Fiber] = []
-        self.steps = 0
         self.armed: list[tuple[str, Callable[[], None]]] = []
         """What happens at the next seam whose label begins so."""
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Callable[[], None] | Fiber, int]] = []
+        """What is due when, in the order of its pushing: what to do, or which fiber goes on with which ticket."""
         self._pushed = 0
+        self._look = self._end = 0.0
 
     def note(self, kind: str, **what: Any) -> None:
         """Write a line of the trace."""
@@ -188,21 +191,18 @@ class Sim:
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         self._pushed += 1
-        heapq.heappush(self._heap, (when, self._pushed, do))
+        heappush(self._heap, (when, self._pushed, do, 0))
 
     def resume_at(self, fiber: Fiber, when: float) -> None:
+        self._pushed += 1
         fiber.ticket += 1
         fiber.due = when
-        ticket = fiber.ticket
-        self.at(when, lambda: self._resume(fiber, ticket))
+        heappush(self._heap, (when, self._pushed, fiber, fiber.ticket))
 
-    def _resume(self, fiber: Fiber, ticket: int) -> None:
-        if fiber.ticket != ticket or fiber.dead:
-            return
-        if fiber.process.stalled_until > self.now:
-            self.resume_at(fiber, fiber.process.stalled_until)
-            return
-        fiber.switch()
+    def skip_to(self, when: float) -> bool:
+        """Whether nothing at all is due until then, nor a look at whether all is over."""
+        heap = self._heap
+        return when < self._look and when <= self._end and (not heap or heap[0][0] > when)
 
     def fire(self, label: str) -> None:
         due = [armed for armed in self.armed if label.startswith(armed[0])]
@@ -223,15 +223,21 @@ class Sim:
 
     def run(self, until: Callable[[], bool], end: float) -> bool:
         """Let time pass until the condition holds, which is asked from time to time. False: not before `end`."""
-        look = self.now
-        while self._heap and self._heap[0][0] <= end:
-            when, _, do = heapq.heappop(self._heap)
+        heap = self._heap
+        self._look, self._end = self.now, end
+        while heap and heap[0][0] <= end:
+            when, _, what, ticket = heappop(heap)
             self.now = max(self.now, when)
-            self.steps += 1
-            do()
-            if self.now >= look:
+            if type(what) is not Fiber:
+                what()
+            elif what.ticket == ticket and not what.dead:
+                if what.process.stalled_until > self.now:
+                    self.resume_at(what, what.process.stalled_until)
+                else:
+                    what.switch()
+            if self.now >= self._look:
                 if until():
                     return True
-                look = self.now + 5.0
+                self._look = self.now + 5.0
         self.now = max(self.now, end)
         return until()

@@ -16,6 +16,7 @@ from tests.sim.daemon import Options, Replica
 from tests.sim.database import Database
 from tests.sim.engine import Process, Sim
 from tests.sim.scheduler import Scheduler
+from tests.sim.sql import remembered_workloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ class Universe:
         collecting = gc.isenabled()
         gc.disable()  # what a universe is made of lives as long as the universe
         try:
-            with daemon.simulated_manager(sim):
+            with daemon.simulated_manager(sim), remembered_workloads():
                 self._live()
         finally:
             if collecting:
