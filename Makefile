@@ -33,6 +33,9 @@ sim: .venv/.installed ## Simulate N worlds from seed SEED: everything fails, not
 chaos: .venv/.installed ## Real processes on a real database and a bad network: N worlds from seed SEED (N=10 SEED=1)
 	@$(BIN)/python -m tests.chaos $(or $(N),10) $(or $(SEED),1)
 
+bench: .venv/.installed ## Run us and Airflow's ECS executor against the same far end, write docs/benchmark.md (QUICK=1: short; ARGS=--fresh)
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(ARGS)
+
 format: .venv/.installed ## Format the code, mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
@@ -90,4 +93,4 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
 	@touch $@
 
-.PHONY: help install demo check test test-fast sim chaos format docs lock clean tools release-check
+.PHONY: help install demo check test test-fast sim chaos bench format docs lock clean tools release-check

@@ -52,7 +52,8 @@ def _request(profile: Profile) -> Iterator[Finding]:
     """Whether boto3 would send what the options and `run_task_kwargs` make."""
     request = runtask.compose(runtask.plan(profile, "x", {}), ["python"], "token", "name")
     for problem in request_problems(request):
-        yield error(f"{SECTION} run_task_kwargs", problem, "spell it as RunTask does")
+        option = "capacity_provider_strategy" if "capacityProviderStrategy[" in problem else "run_task_kwargs"
+        yield error(f"{SECTION} {option}", problem, "spell it as RunTask does")
 
 
 def _definition(profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:

@@ -22,6 +22,8 @@ from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.parameters import camel_case, over, settled
 from reconciler.core.profiles import DEFAULT, Profiles
 from reconciler.core.runtask import Profile
+from reconciler.core.size import VCPU
+from reconciler.kwargs import misshapen, named
 from reconciler.queues import QueueOptions, own_options, profile_options, shard_problems, shares
 
 __all__ = [
@@ -72,7 +74,10 @@ def _literal(value: Any) -> Any:
 
 
 def _permissions(words: list[str]) -> list[str]:
-    policy.parse(frozenset(words))
+    try:
+        policy.parse(frozenset(words))
+    except ValueError as error:
+        raise ValueError(f"can not be used: {error}") from None
     return words
 
 
@@ -80,6 +85,10 @@ def _strategy(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None
     if value is not None and not all(isinstance(item.get("capacityProvider"), str) for item in value):
         raise ValueError('needs a "capacityProvider" in each of its items')
     return value or None
+
+
+def _units(vcpus: float | None) -> int | None:
+    return None if vcpus is None else int(vcpus * VCPU)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -104,7 +113,9 @@ class EcsExecutorOptions(SharedEcsOptions):
     container_name: str = Field(
         description="Name of the container, in the task definition, that runs Airflow's task.", examples=["airflow"]
     )
-    region_name: str = Field(description="AWS region of the cluster.", examples=["eu-central-1"])
+    region_name: str = Field(
+        pattern=r"^[a-z0-9-]+$", description="AWS region of the cluster.", examples=["eu-central-1"]
+    )
     task_definition: str = Field(
         description="Task definition to run: family, family:revision or ARN.", examples=["airflow-task:7"]
     )
@@ -197,8 +208,8 @@ class SharedOptions(BaseModel):
     queues: Annotated[dict[str, dict[str, Any]], BeforeValidator(_literal)] = Field(
         {},
         description="What tasks of a queue need that others do not, as JSON: for each queue the options of "
-        "[aws_ecs_executor] that differ, and its own max_running_tasks, start_timeout, role_arn and "
-        "spot_fallback_after. See queues.md.",
+        "[aws_ecs_executor] that differ, and its own max_running_tasks, max_running_vcpus, start_timeout, role_arn "
+        "and spot_fallback_after. See queues.md.",
         examples=['{"gpu": {"task_definition": "train:4", "max_running_tasks": 40}}'],
     )
 
@@ -224,6 +235,12 @@ class ReconcilerOptions(SharedOptions):
     )
     unknown_queue: Literal["default", "fail"] = Field(
         "default", description="What becomes of a task whose queue has no profile: it uses the default one, or fails."
+    )
+    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="How many Fargate vCPUs the ECS tasks of this deployment may have at once in each account and "
+        "region, as AWS's own quota counts them. Unset: what AWS refuses waits. See queues.md.",
+        examples=["1000"],
     )
     launch_rate: float = Field(
         19.8, gt=0, description="RunTask calls per second. Fargate accepts 20, shared by the whole account and region."
@@ -264,8 +281,18 @@ class ReconcilerOptions(SharedOptions):
         "Unset: whoever reaches the port may read it.",
         json_schema_extra={"sensitive": True},
     )
+    traces: bool = Field(
+        False,
+        description="Whether the daemon sends a trace of each workload by OpenTelemetry, to where the variables "
+        "OTEL_EXPORTER_OTLP_... say. Needs the extra `otel`. See traces.md.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the daemon writes its log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the daemon logs.")
+
+    @property
+    def max_cpu(self) -> int | None:
+        """`max_running_vcpus` in CPU units."""
+        return _units(self.max_running_vcpus)
 
 
 ALIASES: Final = {("aws_ecs_executor", "conn_id"): "aws_conn_id"}
@@ -408,6 +435,9 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
             '{"capacityProvider": "FARGATE", "weight": 0}]'
         )
     problems += _conflicts(ecs)
+    if wrong := misshapen(ecs.run_task_kwargs):
+        problems += wrong
+        ecs = ecs.model_copy(update={"run_task_kwargs": {}})
     return Profile(
         name=name,
         region=ecs.region_name,
@@ -419,6 +449,7 @@ def _profile(  # noqa: PLR0917 - what a profile is made of
         allowed=frozenset(options.allowed_run_task_parameters),
         cost_tags=options.cost_tags,
         max_running_tasks=own.max_running_tasks,
+        max_cpu=_units(own.max_running_vcpus),
         start_timeout=timedelta(seconds=own.start_timeout or options.start_timeout),
         spot_fallback_after=own.spot_fallback_after,
     )
@@ -456,19 +487,7 @@ def _run_task(ecs: EcsExecutorOptions) -> dict[str, Any]:
             network["assignPublicIp"] = "ENABLED" if ecs.assign_public_ip else "DISABLED"
         request["networkConfiguration"] = {"awsvpcConfiguration": network}
     low = {name: value for name, value in over(request, dict.fromkeys(kwargs)).items() if name not in kwargs}
-    return settled({**low, **_named(kwargs, ecs.container_name)})
-
-
-def _named(kwargs: dict[str, Any], container_name: str) -> dict[str, Any]:
-    """The first of `run_task_kwargs`' container overrides is the task's own, if it does not say whose it is."""
-    overrides = kwargs.get("overrides")
-    if not isinstance(overrides, dict):
-        return kwargs
-    containers = overrides.get("containerOverrides")
-    if not (isinstance(containers, list) and containers and isinstance(containers[0], dict)):
-        return kwargs
-    first = {"name": container_name, **containers[0]}
-    return {**kwargs, "overrides": {**overrides, "containerOverrides": [first, *containers[1:]]}}
+    return settled({**low, **named(kwargs, ecs.container_name)})
 
 
 def _read(read: Read, section: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -497,7 +516,7 @@ def _checked(values: dict[str, Any], section: str, model: type[Model], problems:
 
 def _sentence(section: str, model: type[BaseModel], error: dict[str, Any]) -> str:
     """One problem, for the person who has to mend it: which option, what is wrong, what would be right."""
-    name = str(error["loc"][0])
+    name, *inside = (str(part) for part in error["loc"])
     info = model.model_fields[name]
     example = f", for example {info.examples[0]}" if info.examples else ""
     where = f"[{section}] {name}"
@@ -505,5 +524,16 @@ def _sentence(section: str, model: type[BaseModel], error: dict[str, Any]) -> st
         return f"{where} is not set: {info.description} Set it{example}, there or as {variable(section, name)}."
     secret = isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("sensitive")
     value = "its value" if secret else repr(error.get("input"))
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{where}: {value} {message[:1].lower()}{message[1:]}. {info.description}"
+    message = _PLAIN.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    of_what = f"{' '.join(json.dumps(part) for part in inside)}: " if inside else ""
+    told = f"{where}: {of_what}{value} {message[:1].lower()}{message[1:]}. {info.description}"
+    return f"{told} Example: {info.examples[0]}" if info.examples else told
+
+
+_PLAIN: Final = {
+    "dict_type": "should be a JSON object",
+    "list_type": "should be a JSON list",
+    "string_pattern_mismatch": "can not be one",
+    "bool_parsing": "should be True or False",
+}
+"""Kinds of mistakes of which pydantic speaks as to a programmer."""

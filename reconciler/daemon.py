@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+import reconciler
+from reconciler import traces
 from reconciler.announcer import announcer
 from reconciler.core.errors import EcsThrottled, EcsUnavailable, StartError, StoreUnavailable
 from reconciler.lease import Crowd
@@ -21,22 +23,24 @@ from reconciler.metrics import Metrics
 from reconciler.page.board import Board
 from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
+from reconciler.page.table import Rules
 from reconciler.seams import shard_lease
 from reconciler.server import HttpServer
-from reconciler.shard import REPORT_INTERVAL, Common, Shard
+from reconciler.shard import API_SERVER, CREDENTIALS, REPORT_INTERVAL, Common, Shard
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
-from reconciler.store.migrate import at_head
+from reconciler.store.migrate import NO_TABLES, at_head
 from reconciler.store.watchdog import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import boto3
+    from opentelemetry.trace import Tracer
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
-    from reconciler.config import DaemonSettings
+    from reconciler.config import DaemonSettings, ReconcilerOptions
     from reconciler.ecs.ratelimit import Level
     from reconciler.seams import Counts, Delivery, Lease
 
@@ -61,33 +65,46 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     unix = time.time  # noqa: TID251 - times for people, never compared with a row's
     metrics, board = Metrics(options.deployment), Board(unix)
     metrics.watch(engine)
-    shards = Shards(settings, engine, metrics, board, delivery, clock, session)
+    provider = traces.make_provider(options.deployment, reconciler.__version__) if options.traces else None
+    tracer = provider.get_tracer("reconciler") if provider else None
+    shards = Shards(settings, engine, metrics, board, delivery, clock, session, tracer)
     source = DaemonSource(
         engine,
         options.deployment,
-        options.max_running_tasks,
+        Rules(options.max_running_tasks, settings.shared.shares, settings.airflow_url),
         board,
         shards.held,
-        shards.lease,
+        shards.held_of,
+        shards.leases,
         shards.levels,
         unix,
-        settings.airflow_url,
     )
     pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
-    server = HttpServer(options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages)
+    server = _server(options, metrics, shards, pages)
     server.start()
     log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
     try:
         if not _patience(clock, shards.waits_for)(at_head, engine):
-            raise StartError(
-                "the reconciler's tables are missing or of another version: run `airflow db migrate`, or "
-                "`ecs-reconciler migrate` with the same database"
-            )
+            raise StartError(NO_TABLES)
         shards.run()
     finally:
         shards.close()
+        traces.end(provider)
         server.close()
         engine.dispose()
+
+
+def _server(options: ReconcilerOptions, metrics: Metrics, shards: Shards, pages: Pages | None) -> HttpServer:
+    """Raises StartError where it can not listen."""
+    try:
+        return HttpServer(
+            options.http_host, options.http_port, metrics.registry, shards.live, shards.ready, pages=pages
+        )
+    except OSError as error:
+        raise StartError(
+            f"can not listen on {options.http_host}:{options.http_port}: {error.strerror}; choose another "
+            "[ecs_reconciler] http_port, or http_host"
+        ) from error
 
 
 class Shards:
@@ -102,6 +119,7 @@ class Shards:
         delivery: Delivery,
         clock: SystemClock,
         session: boto3.Session,
+        tracer: Tracer | None,
     ) -> None:
         self.waits_for: list[str] = []
         """What the start waits for, of the shard that has last complained."""
@@ -142,6 +160,7 @@ class Shards:
             board,
             lambda: len(self._shards) > 1,
             self.report,
+            tracer,
         )
         self._announce = announcer(engine, settings, holder, self.trouble, clock)
 
@@ -191,6 +210,13 @@ class Shards:
         """Why launches are held where this replica leads, by cause."""
         return self._of_all(Shard.held)
 
+    def held_of(self, queue: str) -> str | None:
+        """Why launches of a queue are held: where they would go, and by what launches them."""
+        profile = self._profiles.of_queue(queue)
+        shard = self._shards.get(profile.shard)
+        reasons = shard.held() if shard else {}
+        return next((reasons[cause] for cause in (profile.name, API_SERVER, CREDENTIALS) if cause in reasons), None)
+
     def trouble(self) -> str | None:
         """Why this replica can not do all of its work, for people."""
         return "; ".join(dict.fromkeys(self.held().values())) or None
@@ -199,10 +225,10 @@ class Shards:
         """The rate limits."""
         return self._of_all(Shard.levels)
 
-    def lease(self) -> Lease | None:
-        """A lease of this replica's, if it holds any."""
+    def leases(self) -> list[Lease]:
+        """Those that this replica holds."""
         leases = (shard.elector.lease() for shard in self._shards.copy().values())
-        return next((lease for lease in leases if lease), None)
+        return [lease for lease in leases if lease]
 
     def report(self) -> None:
         """Tell the table what troubles this replica, and the page what the table holds. Raises StoreUnavailable."""

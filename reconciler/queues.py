@@ -29,13 +29,19 @@ class QueueOptions(BaseModel):
         description="How many ECS tasks of this queue may exist at once, within [ecs_reconciler] max_running_tasks. "
         "Unset: all of them.",
     )
+    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="How many Fargate vCPUs the ECS tasks of this queue may have at once, within [ecs_reconciler] "
+        "max_running_vcpus. Unset: all of them.",
+    )
     start_timeout: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
     )
     role_arn: str | None = Field(
         None,
         pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$",
-        description="Role of another account, which the daemon assumes to run this queue's tasks there.",
+        description="Role of another account, which the daemon assumes to run this queue's tasks there, such as "
+        "arn:aws:iam::123456789012:role/airflow.",
     )
     spot_fallback_after: int = Field(
         0,
@@ -66,9 +72,10 @@ def profile_options(
     allowed = {name for name in known if name not in _FOR_ALL}
     for name in said:
         if name in _FOR_ALL:
+            other = "; a queue of another account names it by role_arn" if name == "conn_id" else ""
             problems.append(
                 f'[ecs_reconciler] queues: "{queue}" sets {name}, which holds for all queues: set it in '
-                f"[aws_ecs_executor]"
+                f"[aws_ecs_executor]{other}"
             )
         elif name not in allowed and name not in QueueOptions.model_fields:
             names = sorted({*allowed, *QueueOptions.model_fields})

@@ -6,7 +6,7 @@ simulator in tests. A transaction never outlives one method, so no lock is ever 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from reconciler.core.phase import IN_FLIGHT
@@ -62,6 +62,9 @@ class Counts:
     """The same by account and region."""
     holds: Holds
     """What an operator holds back."""
+    cpu_by_profile: Mapping[str, int] = field(default_factory=dict)
+    """CPU units on Fargate of what counts against the quota."""
+    cpu_by_shard: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def in_flight(self) -> int:

@@ -24,8 +24,8 @@ from reconciler.core.profiles import DEFAULT
 from reconciler.core.spot import Fallbacks
 from reconciler.ecs.access import Access
 from reconciler.ecs.client import make_client
+from reconciler.ecs.definitions import Definitions
 from reconciler.ecs.gateway import READERS, Gateway
-from reconciler.ecs.loggroups import LogGroups
 from reconciler.ecs.ratelimit import Level as RateLevel
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.ecs.role import assumed
@@ -34,11 +34,14 @@ from reconciler.manager import Manager
 from reconciler.seams import shard_lease
 from reconciler.store.census import take_census
 from reconciler.store.daemon import SqlStore
+from reconciler.store.inspect import heard
+from reconciler.traces import Trails
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import boto3
+    from opentelemetry.trace import Tracer
     from sqlalchemy import Engine
     from tenacity import Retrying
 
@@ -58,6 +61,8 @@ log = structlog.get_logger()
 
 API_SERVER: Final = "api_server"
 """The cause that holds launches when Airflow's API server refuses everybody."""
+CREDENTIALS: Final = "credentials"
+"""The cause that holds launches when AWS does not accept who we are."""
 LAUNCHES_AT_ONCE: Final = 32
 """RunTask calls under way at once. At 20 a second and 600 ms for the slowest hundredth, 12 would do."""
 FINISH_SECONDS: Final = 5.0
@@ -84,6 +89,8 @@ class Common:
     """Whether there are more shards than one, and people must be told which."""
     report: Callable[[], None]
     """Tells page and table what concerns all shards."""
+    tracer: Tracer | None
+    """None: no traces are wanted."""
 
 
 class Shard:
@@ -96,7 +103,9 @@ class Shard:
         region = name.partition("/")[0]
         self._metrics = metrics = common.metrics.shard(name)
         self._access, self._fallbacks = Access(metrics.called), Fallbacks()
-        metrics.quota(settings.profiles.limits(options.max_running_tasks).get(name, 0), settings.profiles)
+        self._trails = Trails(common.tracer)
+        limit = settings.profiles.limits(options.max_running_tasks).get(name, 0)
+        metrics.quota(limit, settings.profiles, options.max_cpu)
         self._store = SqlStore(
             common.engine,
             options.deployment,
@@ -150,7 +159,7 @@ class Shard:
         if not self.elector.lease():
             return {}
         reasons = {name: gate.reason for name, gate in self._ecs_gates.items()}
-        reasons |= {API_SERVER: self._api_gate.reason, "credentials": self._access.reason}
+        reasons |= {API_SERVER: self._api_gate.reason, CREDENTIALS: self._access.reason}
         return {cause: reason for cause, reason in reasons.items() if reason}
 
     def breakers(self) -> dict[str, bool]:
@@ -170,7 +179,7 @@ class Shard:
             self._calls.drain(FINISH_SECONDS)
             launch.record(lease)
 
-        leading = _Leading(self.name, self._metrics, self._limiter, self._common)
+        leading = _Leading(self.name, self._metrics, self._limiter, self._trails, self._common)
         self._manager = Manager(controllers, self.elector, self._common.clock, leading, finish=finish)
         self._manager.run()
 
@@ -194,7 +203,8 @@ class Shard:
             fallbacks=self._fallbacks,
             max_running_tasks=profiles.limits(options.max_running_tasks).get(self.name, 0),
             on_answer=metrics.answered,
-            logs_of=LogGroups(self._gateway, clock),
+            max_cpu=options.max_cpu,
+            definition_of=Definitions(self._gateway, clock),
         )
         self._adopt = adopt = Adopt(
             store,
@@ -224,6 +234,7 @@ class Shard:
     def _moved(self, old: Workload, new: Workload) -> None:
         self._metrics.moved(old, new)
         self._common.board.moved(old, new)
+        self._trails.moved(old, new)
         self._fallbacks.moved(old, new, self._common.clock.monotonic())
 
     def report(self, adopt: Adopt) -> None:
@@ -232,7 +243,9 @@ class Shard:
         common.report()
         self._metrics.held(self.held())
         self._metrics.seen(len(adopt.orphans), adopt.breakers(), self._limiter.levels())
-        self._metrics.count(partial(take_census, common.engine, common.settings.options.deployment, self.name))
+        deployment = common.settings.options.deployment
+        self._metrics.count(partial(take_census, common.engine, deployment, self.name))
+        self._trails.settle(partial(heard, common.engine, deployment))
 
     def _completed(self) -> Profiles:
         """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""
@@ -263,8 +276,8 @@ class Shard:
 class _Leading:
     """Tells metrics and rate limits when this replica begins to lead, or ceases to. Implements `manager.Observer`."""
 
-    def __init__(self, shard: str, metrics: ShardMetrics, limiter: Limiter, common: Common) -> None:
-        self._shard, self._metrics, self._limiter = shard, metrics, limiter
+    def __init__(self, shard: str, metrics: ShardMetrics, limiter: Limiter, trails: Trails, common: Common) -> None:
+        self._shard, self._metrics, self._limiter, self._trails = shard, metrics, limiter, trails
         self._board, self._several = common.board, common.several
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
@@ -275,6 +288,8 @@ class _Leading:
         if epoch is not None and epoch > 1:
             # The leader before us may have used up the account's tokens a moment ago.
             self._limiter.start_empty()
+        if epoch is None:
+            self._trails.forget()
         self._metrics.leading(epoch)
         self._board.leading(epoch, self._shard, among=self._several())
 

@@ -1,30 +1,44 @@
-"""What `status` and `describe` say, for people and as JSON."""
+"""What `status`, `describe`, `events` and `doctor` say, for people and as JSON."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from reconciler.core.finding import Level
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
+from reconciler.core.task import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from reconciler.core.finding import Finding
     from reconciler.core.profiles import Profiles
     from reconciler.core.task import EcsTask, Workload
     from reconciler.seams import Counts
+    from reconciler.store.history import Event
     from reconciler.store.inspect import Attempt, Holder
 
-__all__ = ["Story", "as_json", "show_findings", "show_status", "show_story", "status"]
+__all__ = [
+    "Story",
+    "as_json",
+    "event_document",
+    "event_lines",
+    "show_findings",
+    "show_story",
+    "status",
+    "status_screen",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,46 +91,79 @@ def _queue(name: str, counts: Counts, profiles: Profiles) -> dict[str, Any]:
     }
 
 
-def as_json(value: Any) -> str:
-    """JSON for scripts. Times are ISO 8601."""
-    return json.dumps(value, indent=2, default=_plain)
+def as_json(value: Any, *, line: bool = False) -> str:
+    """JSON for scripts, in one line if asked. Times are ISO 8601."""
+    return json.dumps(value, indent=None if line else 2, default=_plain)
 
 
 def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else asdict(value)
 
 
-def show_status(console: Console, found: Mapping[str, Any]) -> None:
+def status_screen(found: Mapping[str, Any]) -> Group:
     """A screen for a person on call: is it healthy, how far from the quota, does anything wait?"""
     quota = found["quota"]
     leaders = [holder for holder in found["leaders"] if holder["valid"]]
-    console.print(f"[bold]{found['deployment']}[/]")
+    lines = [f"[bold]{escape(found['deployment'])}[/]"]
     for leader in leaders:
-        console.print(f"  leader          {leader['holder']} ({leader['name']}, epoch {leader['epoch']})")
+        where = f"({leader['name']}, epoch {leader['epoch']})"
+        lines.append(f"  leader          {escape(leader['holder'])} {escape(where)}")
     if not leaders:
-        console.print("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
-    for trouble in found["trouble"]:
-        console.print("  trouble        ", f"[bold red]{escape(trouble)}[/]")
-    console.print(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
-    console.print(f"  oldest pending  {found['oldest_pending_seconds']} s")
+        lines.append("  leader          [bold red]none: nothing is launched or observed. Does the daemon run?[/]")
+    lines += [f"  trouble         [bold red]{escape(trouble)}[/]" for trouble in found["trouble"]]
+    lines.append(f"  quota           {quota['used']} of {quota['limit']} used, {quota['headroom']} free")
+    lines.append(f"  oldest pending  {found['oldest_pending_seconds']} s")
     for shard in found["shards"] if len(found["shards"]) > 1 else ():
         gone = "" if shard["configured"] else "  [yellow]no queue names it any more: tended until these end[/]"
-        console.print(f"  {shard['shard']:<15} {shard['in_flight']} ECS tasks{gone}")
+        lines.append(f"  {escape(shard['shard']):<15} {shard['in_flight']} ECS tasks{gone}")
     for hold in found["holds"]:
-        what = f"queue {hold['queue']}" if hold["queue"] else "all queues"
-        since = _time(hold["since"])
-        console.print(f"  held            [yellow]{what}: {hold['mode']} by {hold['held_by']} since {since}[/]")
+        what = escape(f"queue {hold['queue']}" if hold["queue"] else "all queues")
+        by = f"{hold['mode']} by {escape(hold['held_by'])} since {_time(hold['since'])}"
+        lines.append(f"  held            [yellow]{what}: {by}[/]")
+    parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
     if len(found["queues"]) > 1:
         queues = Table("queue", "profile", "pending", "in flight", "limit", "", box=None, pad_edge=False)
         for queue in found["queues"]:
             cells = (queue["pending"], queue["in_flight"], "" if queue["limit"] is None else queue["limit"])
-            queues.add_row(queue["queue"], queue["profile"], *map(str, cells), queue["held"] or "")
-        console.print(queues)
+            queues.add_row(escape(queue["queue"]), escape(queue["profile"]), *map(str, cells), queue["held"] or "")
+        parts.append(queues)
     table = Table("phase", "workloads", box=None, pad_edge=False)
     for phase, count in found["phases"].items():
         table.add_row(phase, str(count), style=None if count else "dim")
-    console.print(table)
-    console.print("[dim]Terminal phases count what no scheduler has acknowledged yet.[/]")
+    note = Text.from_markup("[dim]Terminal phases count what no scheduler has acknowledged yet.[/]")
+    return Group(*parts, table, note)
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """One moment of one workload, for scripts."""
+    w = event.workload
+    return {
+        "at": event.at,
+        "exec_id": w.exec_id,
+        **asdict(w.key),
+        "queue": w.queue,
+        "attempt": event.attempt,
+        "phase": event.phase.value,
+        "what": event.what,
+        "problem": event.problem,
+        "task_arn": event.task_arn,
+    }
+
+
+def event_lines(events: Sequence[Event], *, header: bool = True) -> Table:
+    """A line for each, in columns that stay where they are from one call to the next."""
+    table = Table(box=None, pad_edge=False, show_header=header, header_style="bold")
+    table.add_column("time (UTC)", width=14, no_wrap=True, style="dim")
+    table.add_column("phase", width=max(map(len, Phase)), no_wrap=True)
+    table.add_column("what", overflow="fold", ratio=1)
+    for event in events:
+        w = event.workload
+        whose = f"callback {w.exec_id}" if w.kind is Kind.CALLBACK else str(w.key)
+        attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        what = Text.assemble((whose, "bold"), attempt, ": ", event.what)
+        when = event.at.astimezone(UTC).strftime("%m-%d %H:%M:%S")
+        table.add_row(when, Text(event.phase, style="bold red" if event.problem else ""), what)
+    return table
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
@@ -128,7 +175,8 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
         if finding.mend:
             console.print(f"         [dim]->[/] {escape(finding.mend)}")
     counts = {level: sum(f.level is level for f in findings) for level in Level}
-    console.print(f"[bold]{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings[/]")
+    told = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in (Level.ERROR, Level.WARNING))
+    console.print(f"[bold]{', '.join(told)}[/]")
 
 
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "cyan", Level.OK: "green"}

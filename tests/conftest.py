@@ -142,9 +142,9 @@ class Deployment:
 
     name = "prod"
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.store = SqlStore(engine, self.name)
+    def __init__(self, engine: Engine, shard: str = "") -> None:
+        self.engine, self.shard = engine, shard
+        self.store = SqlStore(engine, self.name, shard)
         lease = self.store.hold(f"{self.name}/shard", "first", timedelta(minutes=5))
         assert lease is not None
         self.lease = lease

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Server:
     """A database cluster in `folder`. It refuses to run as root, so then it is nobody's."""
 
-    def __init__(self, folder: Path, user: str, binaries: Path, as_user: dict[str, Any]) -> None:
-        self.folder, self.user = folder, user
+    def __init__(self, folder: Path, user: str, binaries: Path, as_user: dict[str, Any], settings: str) -> None:
+        self.folder, self.user, self._settings = folder, user, settings
         self._binaries, self._as_user = binaries, as_user
         self._data = folder / "data"
         self._run("initdb", "-D", self._data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
@@ -35,22 +35,27 @@ class Server:
         return self.folder / ".s.PGSQL.5432"
 
     def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=50"
+        options = f"-k {self.folder} -c listen_addresses= {self._settings}"
         self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "start")
 
     def stop(self) -> None:
         """Without a checkpoint, and without a word to its clients: the next start recovers as after a crash."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
+    def processes(self) -> list[int]:
+        """The server, and what it has started."""
+        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [postmaster, *map(int, children)]
+
     def kill(self) -> None:
         """SIGKILL to the server and to all its processes, as the kernel does it when memory runs out."""
         lock = self._data / "postmaster.pid"
-        postmaster = int(lock.read_text().split()[0])
-        os.kill(postmaster, signal.SIGSTOP)  # so that it starts no more of them
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for pid in (postmaster, *map(int, children)):
+        os.kill(self.processes()[0], signal.SIGSTOP)  # so that it starts no more of them
+        processes = self.processes()
+        for pid in processes:
             os.kill(pid, signal.SIGKILL)
-        for pid in (postmaster, *map(int, children)):
+        for pid in processes:
             while _runs(pid):
                 os.sched_yield()
         # Their parent may not have reaped them; to the next server a dead process looks like one that still runs.
@@ -76,8 +81,8 @@ def _runs(pid: int) -> bool:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
-    """A running server. Skips the test where no PostgreSQL can be found; in CI that is an error."""
+def postgres_server(settings: str = "-c fsync=off -c max_connections=50") -> Iterator[Server]:
+    """A running server with these options. Skips the test where no PostgreSQL can be found; in CI that is an error."""
     user = getpass.getuser()
     as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -94,7 +99,7 @@ def postgres_server() -> Iterator[Server]:
     try:
         if as_user:
             shutil.chown(folder, user)
-        server = Server(folder, user, binaries, as_user)
+        server = Server(folder, user, binaries, as_user, settings)
         server.start()
         try:
             yield server

@@ -210,6 +210,8 @@ class Replica:
             fallbacks=self.fallbacks,
             max_running_tasks=world.max_running_tasks,
             on_answer=lambda _, answer: self.answers.append(answer),
+            max_cpu=world.max_cpu,
+            definition_of=world.definition,
         )
         self.adopt = Adopt(
             store,
@@ -258,18 +260,23 @@ class World:
         seed: int = 0,
         profiles: Sequence[runtask.Profile] = (),
         *,
+        max_cpu: int | None = None,
+        engine: Engine | None = None,
         shard: str = "",
         among: Profiles | None = None,
         beside: Sequence[World] = (),
     ) -> None:
-        """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`."""
+        """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`.
+
+        With an `engine` of its own the table is there, and only the database's clock is not virtual.
+        """
         self.clock: VirtualClock = beside[0].clock if beside else VirtualClock()
-        self.engine: Engine = beside[0].engine if beside else make_store_engine(self.clock)
+        self.engine: Engine = beside[0].engine if beside else engine or make_store_engine(self.clock)
         self.shard = shard
         self.store = SqlStore(self.engine, DEPLOYMENT, shard)
         self.most_at_once = 0
         self.policy = policy or decide.Policy()
-        self.max_running_tasks = max_running_tasks
+        self.max_running_tasks, self.max_cpu = max_running_tasks, max_cpu
         self.profile = runtask.Profile(
             cluster=CLUSTER,
             container_name=CONTAINER,
@@ -341,6 +348,13 @@ class World:
 
     def live(self, exec_id: str | None = None) -> list[dict[str, Any]]:
         return [task for task in self.tasks(exec_id) if task["lastStatus"] != "STOPPED"]
+
+    def definition(self, name: str) -> Any:
+        """What ECS shows of a task definition."""
+        try:
+            return self.model.call("DescribeTaskDefinition", {"taskDefinition": name}, self.ecs_now)["taskDefinition"]
+        except AwsError:
+            return None
 
     def _answer(self, operation: str, **request: Any) -> Any:
         return self.model.call(operation, {"cluster": CLUSTER, **request}, self.ecs_now)

@@ -67,7 +67,8 @@ def _problem(value: str, parameter: Mapping[str, Any]) -> str | None:
         if not value.isdecimal() or not low <= int(value) <= high:
             return f"a number from {low} to {high}"
     pattern = parameter.get("AllowedPattern")
-    members = value.split(",") if parameter["Type"].startswith("List<") else [value]
+    several = parameter["Type"].startswith("List<") or parameter["Type"] == "CommaDelimitedList"
+    members = value.split(",") if several else [value]
     if pattern and not all(re.fullmatch(pattern, member) for member in members):
         described: str = parameter["ConstraintDescription"]
         return described

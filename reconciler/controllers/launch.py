@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.controllers import Result
-from reconciler.core import decide, identity, runtask
+from reconciler.core import decide, identity, logs, runtask
 from reconciler.core.answer import Accepted, Answer, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
 from reconciler.core.gate import Gate
+from reconciler.core.parameters import on_fargate
 from reconciler.core.phase import Phase
-from reconciler.core.quota import deal
+from reconciler.core.quota import CpuQuota, deal
+from reconciler.core.size import LARGEST, SMALLEST, VCPU, fargate_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from reconciler.core.profiles import Profiles
+    from reconciler.core.runtask import Profile
     from reconciler.core.spot import Fallbacks
     from reconciler.core.task import Workload
     from reconciler.seams import Calls, Change, Clock, Counts, Delivery, Lease, Store
@@ -66,15 +69,17 @@ class Launch:
         fallbacks: Fallbacks,
         max_running_tasks: int,
         on_answer: Callable[[Workload, Answer], None],
-        logs_of: Callable[[str, str], Mapping[str, str] | None] = lambda *_: None,
+        max_cpu: int | None = None,
+        definition_of: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
     ) -> None:
-        """`logs_of`: where CloudWatch gets the output of a task definition's container, if that is known."""
+        """`max_cpu`: CPU units that tasks on Fargate may have at once. `definition_of`: a task definition, if known."""
         self._store, self._calls, self._delivery, self._clock = store, calls, delivery, clock
         self._profiles, self._shard, self._policy = profiles, shard, policy
         self._gates, self._api_gate = ecs_gates, api_gate
         self._fallbacks = fallbacks
         self._max_running_tasks = max_running_tasks
-        self._on_answer, self._logs_of = on_answer, logs_of
+        self._cpu = CpuQuota(max_cpu, {profile.name: profile.max_cpu for profile in profiles.of_shard(shard)})
+        self._on_answer, self._definition_of = on_answer, definition_of
         self._certain: set[identity.Launched] = set()
         """Launches whose every call so far was made by this process and is known to have done nothing."""
         self._resend_at: dict[identity.Launched, tuple[int, float]] = {}
@@ -187,7 +192,10 @@ class Launch:
         room = min(room, self._max_running_tasks - counts.by_shard.get(self._shard, 0))
         if room <= 0:
             return 0
-        changes = [(w, self._intent(w, at)) for at, chosen in self._choose(counts, room, now).values() for w in chosen]
+        chosen = [(w, self._intent(w, at)) for at, ready in self._choose(counts, room, now).values() for w in ready]
+        sizes = [(new.profile, new.cpu if new.in_flight else 0) for _, new in chosen]
+        fits = self._cpu.fitting(sizes, counts.cpu_by_shard.get(self._shard, 0), counts.cpu_by_profile, self._passes)
+        changes = [change for change, fit in zip(chosen, fits, strict=True) if fit]
         claimed = [w for w in self._store.save(changes, lease) if w.in_flight] if changes else []
         for w in claimed:
             self._certain.add((w.exec_id, w.attempt))
@@ -212,7 +220,7 @@ class Launch:
             gate = self._gates.setdefault(profile.name, Gate())
             limit = self._max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
             free = gate.room(now, min(room, limit - counts.by_profile.get(profile.name, 0)))
-            if free <= 0 or profile.name not in queues:
+            if free <= 0 or profile.name not in queues or self._no_cpu_for(profile, counts):
                 continue
             probing = gate.reason is not None or self._api_gate.reason is not None
             snapshot = self._store.launchable(PROBE_CHOICE if probing else free, queues[profile.name])
@@ -230,19 +238,41 @@ class Launch:
             chosen = self._fallbacks.chosen(profile, self._clock.monotonic())
             asked = w.spec.executor_config if w.spec else {}
             params = runtask.plan(chosen, w.exec_id, asked, runtask.cost_tags(w))
-            definition = str(params["taskDefinition"])
+            name = str(params["taskDefinition"])
+            definition = self._definition_of(name)
             new = decide.intended(
                 w,
                 now,
                 profile=profile,
-                family=runtask.family_of(definition),
+                family=runtask.family_of(name),
                 params=params,
-                logs=self._logs_of(definition, profile.container_name),
+                logs=logs.awslogs(definition, profile.container_name) if definition else None,
+                cpu=self._size(profile, fargate_cpu(params, definition)),
             )
             runtask.compose(params, self._delivery.command(new), "", "")  # for its size
         except (ValueError, RecursionError) as error:
             return decide.invalid(w, now, str(error))
         return new
+
+    def _size(self, profile: Profile, cpu: int | None) -> int:
+        """The CPU units that a launch is counted with. Raises ValueError for more than there can ever be."""
+        limit = self._cpu.limit(profile.name)
+        if limit is None:
+            return cpu or 0
+        if cpu is None:
+            # Its definition can not be seen: it is taken for as large as it may be, since the limit must hold.
+            return min(limit, LARGEST)
+        if cpu > limit:
+            raise ValueError(
+                f"the task needs {cpu / VCPU:g} vCPU, and all tasks of its queue together may have {limit / VCPU:g}: "
+                "raise [ecs_reconciler] max_running_vcpus, or ask for less"
+            )
+        return cpu
+
+    def _no_cpu_for(self, profile: Profile, counts: Counts) -> bool:
+        """Whether no task of a profile can fit, however small."""
+        left = self._cpu.left(profile.name, counts.cpu_by_shard.get(self._shard, 0), counts.cpu_by_profile)
+        return bool(on_fargate(profile.run_task)) and left < SMALLEST
 
     def _gate(self, w: Workload) -> Gate:
         """The gate of the profile that a workload was launched with."""

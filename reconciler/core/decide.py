@@ -76,6 +76,7 @@ def intended(
     family: str,
     params: Mapping[str, Any],
     logs: Mapping[str, str] | None = None,
+    cpu: int = 0,
 ) -> Workload:
     """The intent: from here on a task may exist. Must be committed before RunTask is called."""
     return w.moved(
@@ -90,6 +91,7 @@ def intended(
         family=family,
         params=params,
         logs=logs,
+        cpu=cpu,
         task_arn=None,
         ecs_version=0,
         last_status=None,

@@ -70,6 +70,8 @@ class Profile:
     """Whether each ECS task is tagged with what it runs. See `[ecs_reconciler] cost_tags`."""
     max_running_tasks: int | None = None
     """How many of its ECS tasks may exist at once. None: as many as the deployment may have."""
+    max_cpu: int | None = None
+    """How many CPU units its ECS tasks on Fargate may have at once. None: as many as the shard may have."""
     start_timeout: timedelta = timedelta(seconds=600)
     """What is not RUNNING this long after its intent is stopped."""
     spot_fallback_after: int = 0
@@ -132,8 +134,9 @@ def plan(
     added = [{"name": name, "value": environment[name]} for name in sorted(environment.keys() - set_before)]
     mine["environment"] = [*given, *added]
     request["overrides"] = {**request.get("overrides", {}), "containerOverrides": [mine, *others]}
-    if tags and profile.cost_tags:
-        request["tags"] = _tagged(request.get("tags", []), tags)
+    given_tags = request.get("tags", [])
+    if tags and profile.cost_tags and isinstance(given_tags, list):  # what is no list boto3 refuses, in its own words
+        request["tags"] = _tagged(given_tags, tags)
     request["cluster"] = profile.cluster
     return request
 

@@ -103,6 +103,8 @@ class Workload:
     """RunTask parameters as frozen by the intent, without identity and command. They hold no secret."""
     logs: Mapping[str, str] | None = None
     """Where CloudWatch has the container's output, as known at the intent. See `core.logs`."""
+    cpu: int = 0
+    """CPU units of the launch on Fargate, 1024 to a vCPU. 0: Fargate does not run it, or its size is not known."""
     task_arn: str | None = None
     ecs_version: int = 0
     last_status: str | None = None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CLUSTER", "DEPLOYMENT", "SECRET", "Stack", "StackError", "StackTimeoutError"]
 
 CLUSTER: Final = "demo"
+EVENTS_QUEUE: Final = "ecs-events"
 DEPLOYMENT: Final = "demo"
 REGION: Final = "us-east-1"
 SECRET: Final = "a-secret-of-the-demo-that-signs-nothing-but-the-tokens-of-its-own-tasks"  # noqa: S105 - of a throw-away Airflow
@@ -76,6 +77,7 @@ class Stack:
         control = container | self._control_environment() | dict(settings or {})
         here = ["--host", "127.0.0.1", "--port"]
         containers = ["--directory", str(directory / "containers"), "--cluster", CLUSTER]
+        containers += ["--events-queue", EVENTS_QUEUE]
         commands = {
             "local-ecs": ("reconciler", ["local-ecs", *here, str(self.ecs_port), *containers], container),
             "migrate": ("airflow", ["db", "migrate"], control),
@@ -248,6 +250,7 @@ class Stack:
         """What the daemon alone has, a way to ECS, and the API server, a way to the logs."""
         return {
             "AWS_ENDPOINT_URL_ECS": self.ecs_url,
+            "AWS_ENDPOINT_URL_SQS": self.ecs_url,
             "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": self.ecs_url,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",

@@ -8,39 +8,44 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from reconciler.core.finding import Finding, error, fine, note, warning
+from reconciler.doctor.pools import check_pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from reconciler.config import DaemonSettings, Read
     from reconciler.core.runtask import Profile
+    from reconciler.doctor.pools import Pools
 
 __all__ = ["check_address", "check_airflow"]
 
 CAPS: Final = {
-    "[core] parallelism": "it holds for each scheduler",
-    "[core] max_active_tasks_per_dag": "it holds for each DAG run: one with more tasks than this waits for itself",
+    "[core] parallelism": ("it holds for each scheduler", "raise it, to {limit} divided by the schedulers at least"),
+    "[core] max_active_tasks_per_dag": (
+        "it holds for each DAG run: one with more tasks than this waits for itself",
+        "raise it to what the largest DAG run needs, {limit} at most, or set max_active_tasks in that DAG",
+    ),
 }
-"""What bounds the tasks that run at once, and what that means."""
+"""What bounds the tasks that run at once, what that means, and the way out."""
 CLUSTER_LOCAL: Final = (".svc", ".cluster.local", ".local", ".internal.cloudapp.net")
 PER_WORKER: Final = 250
 """Tasks whose heartbeats (one in five seconds each) one worker of the API server bears without being busy."""
 
 
 def check_airflow(
-    settings: DaemonSettings, read: Read, scheduler: Mapping[str, Any], pools: Mapping[str, int] | str | None
+    settings: DaemonSettings, read: Read, scheduler: Mapping[str, Any], pools: Pools | str | None
 ) -> Iterator[Finding]:
     """`scheduler`: what a running scheduler has told of its settings; what it has not is read here."""
     its = _Settings(read, scheduler)
     limit = settings.options.max_running_tasks
     whose = "a scheduler" if scheduler else "this configuration"
     before = 0
-    for name, meaning in CAPS.items():
+    for name, (meaning, mend) in CAPS.items():
         value = its.number(name)
         if value is not None and value < limit:
             before += 1
             what = f"{value:g} in {whose}, below max_running_tasks = {limit}: {meaning}"
-            yield warning(name, what, f"raise it, to {limit} divided by the schedulers at least")
+            yield warning(name, what, mend.format(limit=limit))
     runs = its.number("[core] max_active_runs_per_dag")
     per_run = its.number("[core] max_active_tasks_per_dag")
     if runs and per_run and runs * per_run < limit:
@@ -50,22 +55,11 @@ def check_airflow(
     if per_loop and per_loop < min(limit, 256):
         what = f"{per_loop:g} tasks are queued in one loop of the scheduler, at most"
         yield warning("[scheduler] max_tis_per_query", what, "set it to 0 (as many as there are slots) or to 256")
-    yield from _pools(pools, limit)
+    yield from check_pools(pools, limit, settings.shared.shares)
     yield from _timeouts(settings, its)
     yield from _server(its, limit)
     if not before:
         yield fine("Airflow's parallelism", f"allows {limit} tasks")
-
-
-def _pools(pools: Mapping[str, int] | str | None, limit: int) -> Iterator[Finding]:
-    if not isinstance(pools, dict):
-        why = f" ({pools})" if pools else ""
-        yield note("pools", f"Airflow's pools could not be seen{why}", "run doctor where the scheduler runs")
-        return
-    slots = pools.get("default_pool", 0)
-    if 0 <= slots < limit:
-        what = f"{slots} slots, below max_running_tasks = {limit}"
-        yield warning("default_pool", what, f"airflow pools set default_pool {limit} 'Default pool'")
 
 
 def _timeouts(settings: DaemonSettings, its: _Settings) -> Iterator[Finding]:

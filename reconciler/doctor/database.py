@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from reconciler.core.finding import Finding, error, fine, warning
 from reconciler.store.engine import translated
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-__all__ = ["check_database", "pool_slots"]
+__all__ = ["check_database"]
 
 OLDEST: Final = 13
 """The oldest PostgreSQL that Airflow supports: https://airflow.apache.org/docs/apache-airflow/stable/installation/prerequisites.html"""
@@ -63,12 +62,3 @@ def _rights(engine: Engine) -> Iterator[Finding]:
         yield error(f"database role {role}", f"it lacks {', '.join(missing)}", "GRANT them to the role")
     else:
         yield fine(f"database role {role}", "it may read and write the reconciler's tables")
-
-
-def pool_slots(engine: Engine) -> dict[str, int] | str:
-    """Airflow's pools and their slots, or why they can not be seen: the daemon's role need not see Airflow's tables."""
-    try:
-        with engine.connect() as conn:
-            return {str(pool): int(slots) for pool, slots in conn.execute(text("SELECT pool, slots FROM slot_pool"))}
-    except SQLAlchemyError as failed:
-        return type(failed).__name__

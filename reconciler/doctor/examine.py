@@ -5,17 +5,27 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
-from reconciler.checks import check_profile
+from reconciler.checks import CLUSTER, check_profile
 from reconciler.config import ConfigError, Read, daemon_settings
 from reconciler.core.errors import ReconcilerError, StoreUnavailable
-from reconciler.core.finding import Finding, error, fine, note
+from reconciler.core.finding import Finding, Level, error, fine, note
 from reconciler.core.profiles import DEFAULT
 from reconciler.doctor.airflow import check_address, check_airflow
-from reconciler.doctor.aws import Aws, check_account, check_clock, check_quota, check_unknown_tasks
+from reconciler.doctor.aws import (
+    Aws,
+    check_account,
+    check_clock,
+    check_quota,
+    check_rates,
+    check_role,
+    check_unknown_tasks,
+)
 from reconciler.doctor.components import check_components, settings_of_shims
-from reconciler.doctor.database import check_database, pool_slots
+from reconciler.doctor.database import check_database
+from reconciler.doctor.pools import read_pools
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
@@ -44,6 +54,8 @@ class Tools:
 
     read: Read
     session: Callable[[DaemonSettings], boto3.Session]
+    delivery: Callable[[DaemonSettings], object]
+    """Raises ConfigError where tokens can not be signed."""
     clock: Clock
     now: Callable[[], float]
 
@@ -54,7 +66,7 @@ def examine(tools: Tools) -> list[Finding]:
         settings = daemon_settings(tools.read)
     except ConfigError as failed:
         return [_of_problem(problem) for problem in failed.problems]
-    found = [fine("configuration", "complete")]
+    found = [fine("configuration", "complete"), *_contained("signing key", lambda: _signing(settings, tools))]
     engine = None
     try:
         engine = make_engine(settings.sql_alchemy_conn)
@@ -66,7 +78,7 @@ def examine(tools: Tools) -> list[Finding]:
     tables = engine if _ready(engine) else None
     found += _contained("AWS", lambda: _aws(settings, tools, tables))
     scheduler = settings_of_shims(tables, settings.options.deployment) if tables else {}
-    found += _contained("Airflow", lambda: check_airflow(settings, tools.read, scheduler, pool_slots(engine)))
+    found += _contained("Airflow", lambda: check_airflow(settings, tools.read, scheduler, read_pools(engine)))
     if tables is not None:
         found += _contained("components", lambda: check_components(tables, settings))
     engine.dispose()
@@ -98,6 +110,15 @@ def _contained(where: str, look: Callable[[], Iterable[Finding]]) -> list[Findin
     return found
 
 
+def _signing(settings: DaemonSettings, tools: Tools) -> Iterator[Finding]:
+    try:
+        tools.delivery(settings)
+    except ConfigError as failed:
+        yield from (_of_problem(problem) for problem in failed.problems)
+    else:
+        yield fine("[api_auth]", "has the key that signs tasks' tokens")
+
+
 def _aws(settings: DaemonSettings, tools: Tools, engine: Engine | None) -> Iterable[Finding]:
     """Each profile in its region. What is known of a place is not said twice."""
     session, said = tools.session(settings), set()
@@ -105,27 +126,49 @@ def _aws(settings: DaemonSettings, tools: Tools, engine: Engine | None) -> Itera
     for profile in settings.profiles.all():
         there = assumed(session, profile.role_arn, profile.region) if profile.role_arn else session
         with _gateway(there, profile.region, settings, tools) as (client, gateway):
-            aws = Aws(there, profile.region, client)
+            ours, aws = Aws(session, profile.region, client), Aws(there, profile.region, client)
             whose = "" if profile.name == DEFAULT else f'queue "{profile.name}", '
-            for finding in _profile(aws, gateway, store, profile, settings, tools):
+            look = partial(_profile, ours, aws, gateway, store, profile, settings, tools)
+            for finding in _contained("AWS", look):
                 if finding not in said:
                     said.add(finding)
                     yield replace(finding, where=whose + finding.where)
 
 
 def _profile(  # noqa: PLR0917 - all that is looked at
-    aws: Aws, gateway: Gateway, store: SqlStore | None, profile: Profile, settings: DaemonSettings, tools: Tools
+    ours: Aws,
+    aws: Aws,
+    gateway: Gateway,
+    store: SqlStore | None,
+    profile: Profile,
+    settings: DaemonSettings,
+    tools: Tools,
 ) -> Iterable[Finding]:
-    yield from check_clock(aws, profile.cluster, tools.now)
+    """As far as it leads: where we may not in, or there is no cluster, nothing else can be seen."""
     yield from check_address(profile, local=aws.local)
+    if profile.role_arn:
+        found = list(check_role(ours, aws, profile.role_arn))
+        yield from found
+        if any(finding.level is Level.ERROR for finding in found):
+            return
+    found = list(check_clock(aws, profile.cluster, tools.now))
+    yield from found
+    if any(finding.where.startswith("AWS") for finding in found):
+        return
     profile, found = check_profile(profile, gateway, region=profile.region)
     yield from found
+    if any(finding.level is Level.ERROR and finding.where == CLUSTER for finding in found):
+        return
+    options = settings.options
+    yield from check_rates(aws, options.launch_rate, options.launch_burst, profile)
     definition = gateway.describe_task_definition(str(profile.run_task["taskDefinition"])) or {}
     yield from check_account(aws, profile, definition)
-    limit = profile.max_running_tasks or settings.profiles.limits(settings.options.max_running_tasks)[profile.shard]
-    yield from check_quota(aws, limit, profile, definition)
+    limit = profile.max_running_tasks or settings.profiles.limits(options.max_running_tasks)[profile.shard]
+    limits = (profile.max_cpu, options.max_cpu)
+    max_cpu = min((units for units in limits if units is not None), default=None)
+    yield from check_quota(aws, limit, profile, definition, max_cpu)
     if store is not None:
-        yield from check_unknown_tasks(gateway, store, profile, settings.options.deployment)
+        yield from check_unknown_tasks(gateway, store, profile, options.deployment)
     else:
         yield note("ECS tasks", "not compared with the table, which can not be read")
 

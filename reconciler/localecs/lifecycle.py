@@ -27,7 +27,8 @@ ESSENTIAL_EXITED = "Essential container in task exited"
 class Lifecycle:
     """Moves tasks and collects the effects that somebody has to carry out.
 
-    `stopped` is called when a task reaches STOPPED, `forgotten` when its retention has passed.
+    `stopped` is called when a task reaches STOPPED, `forgotten` when its retention has passed. `changed`, if it is set,
+    is called for each version of a task, once all of that change can be seen.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Lifecycle:
         self._timers: list[tuple[float, int, Task]] = []  # an entry whose time is not the task's `due` is stale
         self._pushed = count()
         self.effects: list[Effect] = []
+        self.changed: Callable[[Task, float], None] | None = None
 
     def next_at(self) -> float | None:
         """When the next task moves by itself."""
@@ -62,6 +64,7 @@ class Lifecycle:
         """Take up a task that was just created."""
         task.times["createdAt"] = task.created_at
         task.desired_since = task.created_at
+        self._tell(task, task.created_at)
         self._stay(task, task.created_at, self._settings.latencies.provisioning, starting=True)
 
     def stop(self, task: Task, stop_code: str, reason: str | None, now: float) -> None:
@@ -71,7 +74,7 @@ class Lifecycle:
         task.desired, task.desired_since = "STOPPED", now
         task.stop_code, task.stopped_reason = stop_code, reason
         task.times["stoppingAt"] = now
-        task.version += 1
+        self._changed(task, now)
         self._stay(task, now, self._settings.latencies.notice)
 
     def container_exited(self, task: Task, name: str, exit_code: int, reason: str | None, now: float) -> None:
@@ -81,9 +84,9 @@ class Lifecycle:
             return
         container.status, container.exit_code, container.reason = "STOPPED", exit_code, reason
         container.kill_at = None
-        task.version += 1
         if not _alive(task):
             task.times["executionStoppedAt"] = now
+        self._changed(task, now)
         if container.essential:
             self.stop(task, "EssentialContainerExited", ESSENTIAL_EXITED, now)
         if task.status == "STOPPING":
@@ -181,11 +184,19 @@ class Lifecycle:
 
     def _enter(self, task: Task, status: str, at: float, stay: float | None, *, starting: bool = False) -> None:
         task.status = status
-        task.version += 1
+        self._changed(task, at)
         if stay is None:
             task.due = None
         else:
             self._stay(task, at, stay, starting=starting)
+
+    def _changed(self, task: Task, at: float) -> None:
+        task.version += 1
+        self._tell(task, at)
+
+    def _tell(self, task: Task, at: float) -> None:
+        if self.changed is not None:
+            self.changed(task, at)
 
     def _stay(self, task: Task, since: float, seconds: float, *, starting: bool = False) -> None:
         jitter = self._settings.latencies.jitter

@@ -1,8 +1,8 @@
 """ECS on a virtual clock: the operations, and what they do to clusters, definitions, tokens and tasks.
 
-Pure: the time comes with every call, chance comes from the Random given, and what must happen outside (start a
-process, signal it) is returned as effects. The same calls with the same seed give the same answers.
-Time never runs backward here: an earlier `now` counts as the latest one seen.
+Pure: the time comes with every call, chance comes from the Random given, what must happen outside (start a process,
+signal it) is returned as effects, and what EventBridge would tell as events. The same calls with the same seed give the
+same answers. Time never runs backward here: an earlier `now` counts as the latest one seen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.localecs import validate
 from reconciler.localecs.errors import AwsError, client_error, invalid
+from reconciler.localecs.events import Event, task_state_change
 from reconciler.localecs.faults import Faults
 from reconciler.localecs.registry import Cluster, Registry, Tags
 from reconciler.localecs.task import STARTING, Effect
@@ -22,18 +23,25 @@ if TYPE_CHECKING:
     from random import Random  # noqa: TID251 - the type; the instance is an argument
 
     from reconciler.localecs.settings import Settings
+    from reconciler.localecs.task import Task
 
 
 class EcsModel:
-    """One account in one Region. See `call`, `advance` and `container_exited`; the rest is for tests and simulators."""
+    """One account in one Region. See `call`, `advance` and `container_exited`; the rest is for tests and simulators.
 
-    def __init__(self, settings: Settings, rng: Random) -> None:
+    With `events` it remembers an event for each change of a task, until `take_events`.
+    """
+
+    def __init__(self, settings: Settings, rng: Random, *, events: bool = False) -> None:
         self.settings = settings
         self.faults = Faults()
         self.throttle = Throttle(settings.rates)
         self._registry = Registry(settings)
         self._tasks = TaskOperations(settings, rng, self._registry, self.throttle, self.faults)
         self._lifecycle = self._tasks.lifecycle
+        self._events: list[Event] = []
+        if events:
+            self._lifecycle.changed = self._task_changed
         self._now = 0.0
         self._calls: dict[str, dict[str, int]] = {}
         self._operations: dict[str, Callable[[Request, float], Answer]] = {
@@ -75,6 +83,11 @@ class EcsModel:
         self._move_to(now)
         effects, self._lifecycle.effects = self._lifecycle.effects, []
         return effects
+
+    def take_events(self) -> list[Event]:
+        """Hand over what EventBridge would tell since the last time, in order. Time does not move."""
+        events, self._events = self._events, []
+        return events
 
     def next_event_at(self) -> float | None:
         """When `advance` will next have something to do: now if effects wait, None if nothing will move by itself."""
@@ -131,6 +144,9 @@ class EcsModel:
             },
             "tasks_by_client_token": dict(self._tasks.tokens.tasks_created),
         }
+
+    def _task_changed(self, task: Task, at: float) -> None:
+        self._events.append(task_state_change(task, at))
 
     def _move_to(self, now: float) -> float:
         self._now = max(self._now, now)

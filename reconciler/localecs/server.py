@@ -18,8 +18,10 @@ from reconciler.localecs.errors import AwsError
 from reconciler.localecs.logs import get_log_events, no_such_stream, stream_prefix
 from reconciler.localecs.model import EcsModel
 from reconciler.localecs.runner import Runner
-from reconciler.localecs.settings import Settings
+from reconciler.localecs.settings import Settings, Spread
 from reconciler.localecs.shapes import Shapes
+from reconciler.localecs.sqs import SqsModel
+from reconciler.localecs.sqs_server import LocalSqs
 from reconciler.localecs.task import Effect, SignalContainer
 from reconciler.localecs.wire import HttpServer
 
@@ -60,7 +62,8 @@ class LocalEcs:
     a container runs until it is signalled. `cluster` is created, and with `task_definition` the family
     `airflow-task` with a container `airflow` (Fargate, awsvpc, 256 cpu units, 512 MiB) is registered.
     `stop_tasks` says whether `close` ends the running containers, with `stop_grace` seconds between SIGTERM and
-    SIGKILL. Touch `model` only while holding `lock`, and call `wake` after changing it.
+    SIGKILL. `events_queue` is the name of a queue of `sqs` that gets an event for each change of a task.
+    Touch `model` only while holding `lock`, and call `wake` after changing it.
     """
 
     def __init__(
@@ -75,10 +78,14 @@ class LocalEcs:
         task_definition: bool = True,
         stop_tasks: bool = True,
         stop_grace: float = 5.0,
+        events_queue: str | None = None,
         seed: int | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.model = EcsModel(self.settings, Random(seed))  # noqa: S311 - makes names, not secrets
+        rng, sqs_rng = Random(seed), Random(seed)  # noqa: S311 - make names, not secrets
+        self.model = EcsModel(self.settings, rng, events=events_queue is not None)
+        # Not the model's: how long answers take must change nothing of what it does.
+        self._slowness = Random(seed)  # noqa: S311
         self.lock = threading.Condition()
         self._epoch = time.time() - time.monotonic()  # noqa: TID251 - the server owns its clock
         self._shapes, self._log_shapes = Shapes("ecs"), Shapes("logs")
@@ -91,6 +98,7 @@ class LocalEcs:
         if task_definition:
             self.model.call("RegisterTaskDefinition", DEMO_DEFINITION, now)
         self._http = HttpServer((host, port), self)
+        self.sqs = LocalSqs(SqsModel(self.settings, sqs_rng, self.endpoint_url), self.now, events_queue)
         self._driver = threading.Thread(target=self._drive, name="localecs-driver", daemon=True)
         self._listener = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, name="localecs-http", daemon=True
@@ -107,7 +115,7 @@ class LocalEcs:
 
     @property
     def endpoint_url(self) -> str:
-        """What AWS_ENDPOINT_URL_ECS should be."""
+        """What AWS_ENDPOINT_URL_ECS should be, and AWS_ENDPOINT_URL_SQS."""
         host, port = self._http.server_address[:2]
         return f"http://{host!s}:{port}"
 
@@ -129,6 +137,7 @@ class LocalEcs:
         """Stop serving, then end the running containers or leave them."""
         self._http.shutdown()
         self._http.close_connections()
+        self.sqs.stop()
         self._http.server_close()
         self._listener.join()
         with self.lock:
@@ -146,6 +155,7 @@ class LocalEcs:
         """Report the end of a container."""
         with self.lock:
             self.model.container_exited(task_arn, container, exit_code, self.now(), reason)
+            self._publish()
             self.wake()
 
     def call(self, operation: str, request: Any) -> dict[str, Any]:
@@ -156,12 +166,18 @@ class LocalEcs:
             try:
                 answer = self.model.call(operation, request, self.now())
             finally:
+                self._publish()
                 if self.model.next_event_at() != before:
                     self.wake()
-        delay = self.settings.answer_latency.get(operation)
+        delay = self._latency_of(operation)
         if delay:
             time.sleep(delay)  # noqa: TID251 - this is the network's slowness, not a wait for anything
         return answer
+
+    def _latency_of(self, operation: str) -> float:
+        """Seconds by which an answer is held back."""
+        latency = self.settings.answer_latency.get(operation, 0.0)
+        return latency.draw(self._slowness) if isinstance(latency, Spread) else latency
 
     def call_logs(self, operation: str, request: Any) -> dict[str, Any]:
         """The same for CloudWatch Logs, of which there is GetLogEvents only."""
@@ -180,10 +196,14 @@ class LocalEcs:
         lines = path.read_text(errors="replace").splitlines()
         return get_log_events(request, lines, path.stat().st_mtime)
 
+    def call_sqs(self, operation: str, request: Any) -> dict[str, Any]:
+        """The same for SQS, which knows nothing of tasks."""
+        return self.sqs.call(operation, request)
+
     def stats(self) -> dict[str, Any]:
-        """The model's own figures."""
+        """The models' own figures."""
         with self.lock:
-            return self.model.stats()
+            return self.model.stats() | {"sqs": self.sqs.stats()}
 
     def _drive(self) -> None:
         while True:
@@ -191,11 +211,18 @@ class LocalEcs:
                 if self._stopping:
                     return
                 effects = self.model.advance(self.now())
+                self._publish()
                 if not effects:
                     due = self.model.next_event_at()
                     self.lock.wait(None if due is None else max(0.0, due - self.now()))
             for effect in effects:
                 self._on_effect(effect)
+
+    def _publish(self) -> None:
+        """EventBridge: what the model has to tell goes into the queue. Needs `lock`."""
+        events = self.model.take_events()
+        if events:
+            self.sqs.deliver(events)
 
     def _obey(self, effect: Effect) -> None:
         """The runner of nothing: a container runs until it gets a signal and then ends with the code of that signal."""
@@ -220,6 +247,7 @@ def run_local_ecs(
     settings: Settings | None = None,
     task_definition: bool = True,
     stop_tasks: bool = True,
+    events_queue: str | None = None,
     on_ready: Callable[[LocalEcs], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; must run in the main thread. `on_ready` is called once it answers.
@@ -238,6 +266,7 @@ def run_local_ecs(
             cluster=cluster,
             task_definition=task_definition,
             stop_tasks=stop_tasks,
+            events_queue=events_queue,
         ) as ecs:
             if on_ready is not None:
                 on_ready(ecs)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from random import Random  # noqa: TID251 - the type; the instance is an argument
+
+_NORMAL_P99: Final = 2.3263
+"""Of a normal distribution 99 in 100 lie below so many standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,23 @@ class Latencies:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Seconds that differ from call to call, as those of networks do: half of them are below `median`, 99 in 100 below
+    `p99`, and there is no longest (a lognormal distribution)."""
+
+    median: float
+    p99: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.median <= self.p99:
+            raise ValueError(f"a spread of {self.median} to {self.p99} s; give 0 < median <= p99")
+
+    def draw(self, chance: Random) -> float:
+        """One of them."""
+        return self.median * math.exp(chance.normalvariate(0.0, 1.0) * math.log(self.p99 / self.median) / _NORMAL_P99)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The account that the model pretends to be. Times are seconds.
 
@@ -72,7 +94,8 @@ class Settings:
     `max_running_tasks` and `max_vcpus` bound the tasks that are not STOPPED; None means no bound. What does not fit
     comes back in `failures`. `rates` without a group means that the group is never throttled.
     `list_page_size` makes ListTasks answer shorter pages than were asked for, as ECS may.
-    `answer_latency` (operation to seconds) is for the server only: it holds the answer back after the effect.
+    `answer_latency` (operation to seconds, or to a `Spread` of them) is for the server only: it holds the answer back
+    after the effect, outside of the model's lock and by a chance of its own.
     """
 
     region: str = "us-east-1"
@@ -88,7 +111,7 @@ class Settings:
     max_vcpus: float | None = None
     list_page_size: int = 100
     rates: Mapping[str, Rate] = field(default_factory=lambda: dict(PUBLISHED_RATES))
-    answer_latency: Mapping[str, float] = field(default_factory=dict)
+    answer_latency: Mapping[str, float | Spread] = field(default_factory=dict)
 
     @classmethod
     def unthrottled(cls) -> Self:

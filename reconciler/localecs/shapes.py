@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.session import get_session
 
-from reconciler.localecs.errors import AwsError, invalid
+from reconciler.localecs.errors import AwsError
 
 if TYPE_CHECKING:
     from botocore.model import ServiceModel
@@ -22,42 +22,43 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "double": (int, float),
     "float": (int, float),
     "timestamp": (int, float),
+    "blob": str,
 }
 
 
 class Shapes:
-    """The input shapes of one service."""
+    """The input shapes of one service, and its error code for a member that is `missing`."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, missing: str = "InvalidParameterException") -> None:
+        self._missing = missing
         self._service: ServiceModel = get_session().get_service_model(service)
         self._operations = frozenset(self._service.operation_names)
 
     def check_request(self, operation: str, request: Any) -> None:
-        """Raise SerializationException for a wrong type, InvalidParameterException for a member that is missing.
+        """Raise SerializationException for a wrong type, and the service's own error for a member that is missing.
 
-        Members that botocore does not know are ignored, as ECS ignores them.
+        Members that botocore does not know are ignored, as AWS ignores them.
         """
         if operation not in self._operations:
             raise AwsError("UnknownOperationException", f"There is no operation {operation!r}.")
-        _check(self._service.operation_model(operation).input_shape, request, operation)
+        self._check(self._service.operation_model(operation).input_shape, request, operation)
 
-
-def _check(shape: Any, value: Any, path: str) -> None:
-    if not _fits(shape.type_name, value):
-        raise AwsError("SerializationException", f"{path} must be a {shape.type_name}, not {type(value).__name__}.")
-    if shape.type_name == "structure":
-        for name in shape.required_members:
-            if value.get(name) is None:
-                raise invalid(f"{path}.{name} is required.")
-        for name, member in shape.members.items():
-            if value.get(name) is not None:
-                _check(member, value[name], f"{path}.{name}")
-    elif shape.type_name == "list":
-        for index, item in enumerate(value):
-            _check(shape.member, item, f"{path}[{index}]")
-    elif shape.type_name == "map":
-        for key, item in value.items():
-            _check(shape.value, item, f"{path}.{key}")
+    def _check(self, shape: Any, value: Any, path: str) -> None:
+        if not _fits(shape.type_name, value):
+            raise AwsError("SerializationException", f"{path} must be a {shape.type_name}, not {type(value).__name__}.")
+        if shape.type_name == "structure":
+            for name in shape.required_members:
+                if value.get(name) is None:
+                    raise AwsError(self._missing, f"{path}.{name} is required.")
+            for name, member in shape.members.items():
+                if value.get(name) is not None:
+                    self._check(member, value[name], f"{path}.{name}")
+        elif shape.type_name == "list":
+            for index, item in enumerate(value):
+                self._check(shape.member, item, f"{path}[{index}]")
+        elif shape.type_name == "map":
+            for key, item in value.items():
+                self._check(shape.value, item, f"{path}.{key}")
 
 
 def _fits(type_name: str, value: Any) -> bool:

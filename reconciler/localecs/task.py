@@ -134,6 +134,8 @@ def view(task: Task, *, tags: bool) -> dict[str, Any]:
         "attachments": [dict(task.attachment)] if task.attachment else [],
         "tags": [dict(tag) for tag in task.tags] if tags else [],
     }
+    if "connectivityAt" in task.times:
+        shown["connectivity"] = "CONNECTED"
     if task.stop_code is not None:
         shown["stopCode"] = task.stop_code
     if task.stopped_reason is not None:

@@ -1,4 +1,4 @@
-"""AWS JSON 1.1 over HTTP: one POST for every call, errors in AWS's format, and two paths to look at the server."""
+"""AWS JSON over HTTP: one POST for every call, errors in AWS's format, and two paths to look at the server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler.localecs.errors import AwsError, ResponseLost
+from reconciler.localecs.sqs_server import error_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TARGET_PREFIX = "AmazonEC2ContainerServiceV20141113."
 LOGS_PREFIX = "Logs_20140328."
+SQS_PREFIX = "AmazonSQS."
+PLAIN = {"Content-Type": "application/json"}
 
 
 class Ecs(Protocol):
@@ -32,6 +35,9 @@ class Ecs(Protocol):
 
     def call_logs(self, operation: str, request: Any) -> dict[str, Any]:
         """Answer one call of CloudWatch Logs. Raises AwsError."""
+
+    def call_sqs(self, operation: str, request: Any) -> dict[str, Any]:
+        """Answer one call of SQS, which may wait for a message. Raises AwsError and ResponseLost."""
 
     def stats(self) -> dict[str, Any]:
         """What has been called and what exists, for people and tests."""
@@ -90,27 +96,35 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         target = self.headers.get("X-Amz-Target", "")
+        sqs = target.startswith(SQS_PREFIX)
+        headers = {"Content-Type": f"application/x-amz-json-1.{0 if sqs else 1}"}
         try:
-            if target.startswith(LOGS_PREFIX):
+            if sqs:
+                answer = self.server.ecs.call_sqs(target.removeprefix(SQS_PREFIX), _parsed(body))
+            elif target.startswith(LOGS_PREFIX):
                 answer = self.server.ecs.call_logs(target.removeprefix(LOGS_PREFIX), _parsed(body))
             else:
                 answer = self.server.ecs.call(_operation(target), _parsed(body))
         except ResponseLost:
             self.close_connection = True
         except AwsError as error:
-            content = {"__type": error.code, "message": error.message, **error.extra}
-            self._answer(error.status, content, {"x-amzn-errortype": error.code})
+            kind = error.code
+            if sqs:
+                kind, headers["x-amzn-query-error"] = error_names(error)
+            content = {"__type": kind, "message": error.message, **error.extra}
+            self._answer(error.status, content, headers | {"x-amzn-errortype": kind})
         else:
-            self._answer(200, answer, {})
+            self._answer(200, answer, headers)
 
     def do_GET(self) -> None:
         ecs = self.server.ecs
         if self.path == "/_local/health":
-            self._answer(200 if ecs.healthy else 503, {"healthy": ecs.healthy}, {})
+            self._answer(200 if ecs.healthy else 503, {"healthy": ecs.healthy}, PLAIN)
         elif self.path == "/_local/stats":
-            self._answer(200, ecs.stats(), {})
+            self._answer(200, ecs.stats(), PLAIN)
         else:
-            self._answer(404, {"message": "The paths are /_local/health and /_local/stats; ECS calls are POST /."}, {})
+            said = "The paths are /_local/health and /_local/stats; AWS calls are POST /."
+            self._answer(404, {"message": said}, PLAIN)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in http.server
         """Quiet: /_local/stats counts the calls."""
@@ -119,7 +133,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps(content).encode()
         try:
             self.send_response(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("x-amzn-RequestId", f"local-{next(self.server.request_ids)}")
             for name, value in headers.items():

@@ -231,6 +231,33 @@ QUOTA_HEADROOM: Final = _add(
     "shard",
     "profile",
 )
+QUOTA_VCPUS_LIMIT: Final = _add(
+    Kind.GAUGE,
+    "quota_vcpus_limit",
+    "How many Fargate vCPUs the tasks of a profile may have at once; +Inf if max_running_vcpus is not set.",
+    "shard",
+    "profile",
+    stability=Stability.BETA,
+)
+QUOTA_VCPUS_USED: Final = _add(
+    Kind.GAUGE,
+    "quota_vcpus_used",
+    "Fargate vCPUs of the tasks that exist or may exist, by the size that their launch was frozen with.",
+    "shard",
+    "profile",
+    stability=Stability.BETA,
+)
+EXCEEDED_BY: Final = ("unclaimed", "limit_lowered")
+QUOTA_EXCEEDED: Final = _add(
+    Kind.GAUGE,
+    "quota_exceeded_tasks",
+    "ECS tasks above the shard's limit, by what explains them: unclaimed (the last listing showed live tasks that no "
+    "workload claims, such as those of LOST ones), limit_lowered (the workloads in the table alone).",
+    "shard",
+    "cause",
+    stability=Stability.BETA,
+    values={"cause": EXCEEDED_BY},
+)
 QUOTA_FULL_IN: Final = _add(
     Kind.GAUGE,
     "quota_full_in_seconds",

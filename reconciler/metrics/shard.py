@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,8 @@ import structlog
 from reconciler.core.answer import Accepted, Existing, Unknown
 from reconciler.core.phase import IN_FLIGHT, TERMINAL, Phase
 from reconciler.core.profiles import DEFAULT
+from reconciler.core.quota import CpuQuota
+from reconciler.core.size import VCPU
 from reconciler.metrics import catalogue
 from reconciler.metrics.catalogue import CONTROLLERS
 from reconciler.metrics.invariants import Invariants
@@ -59,6 +61,8 @@ class Shard:
         self._shard_of: Callable[[str], str] = lambda _: name
         self._limit: int | None = None
         self._shares: dict[str, int] = {}
+        self._cpu_limits: dict[str, int | None] = {}
+        self._orphans = 0
         self.leads = False
         self._leading_since = wall()
         self._highest_epoch = 0
@@ -76,9 +80,12 @@ class Shard:
         board.touch(catalogue.LEADER_TRANSITIONS, name)
         board.initialise(name)
 
-    def quota(self, max_running_tasks: int, profiles: Profiles) -> None:
-        """How many ECS tasks may exist at once in this shard, and what part of it each of its profiles may have."""
+    def quota(self, max_running_tasks: int, profiles: Profiles, max_cpu: int | None = None) -> None:
+        """How many ECS tasks may exist at once in this shard, and what part of it each of its profiles may have; the
+        same in CPU units on Fargate."""
         self._limit = max_running_tasks
+        cpu = CpuQuota(max_cpu, {profile.name: profile.max_cpu for profile in profiles.of_shard(self._name)})
+        self._cpu_limits = {profile.name: cpu.limit(profile.name) for profile in profiles.of_shard(self._name)}
         self._shares = {
             profile.name: max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
             for profile in profiles.of_shard(self._name)
@@ -231,6 +238,7 @@ class Shard:
         by_phase: dict[tuple[str, ...], float] = defaultdict(float)
         oldest: dict[tuple[str, ...], float] = {}
         used: dict[str, int] = dict.fromkeys(self._shares, 0)
+        cpu: Counter[str] = Counter()
         unacknowledged, longest = 0, 0.0
         for group in census.groups:
             # What has not been launched, or is to be launched again, is counted where its queue will have it.
@@ -244,6 +252,7 @@ class Shard:
             oldest[queue, profile] = max(oldest.get((queue, profile), 0.0), waited)
             if group.phase in IN_FLIGHT:
                 used[profile] = used.get(profile, 0) + group.count
+                cpu[profile] += group.cpu
             if group.phase in TERMINAL:
                 unacknowledged += group.count
                 longest = max(longest, age)
@@ -256,9 +265,14 @@ class Shard:
         self._show(catalogue.UNACKNOWLEDGED, unacknowledged)
         self._show(catalogue.OLDEST_UNACKNOWLEDGED, longest)
         self._quota(used, after)
+        self._exceeded(sum(used.values()))
+        for profile, limit in self._cpu_limits.items():
+            self._show(catalogue.QUOTA_VCPUS_USED, cpu[profile] / VCPU, profile)
+            self._show(catalogue.QUOTA_VCPUS_LIMIT, float("inf") if limit is None else limit / VCPU, profile)
 
     def seen(self, orphans: int, breakers: Mapping[str, bool], levels: Mapping[str, Level]) -> None:
         """What adopt and the rate limits know."""
+        self._orphans = orphans
         self._show(catalogue.ORPHANS, orphans)
         for breaker, tripped in breakers.items():
             self._show(catalogue.BREAKER, tripped, breaker)
@@ -328,6 +342,18 @@ class Shard:
             self._show(catalogue.QUOTA_FULL_IN, full_in if headroom else 0.0, profile)
         self._show(catalogue.QUOTA_DEPLOYMENT, self._limit or 0)
         self._show(catalogue.LAUNCH_RATE, len(self._accepted) / RATE_WINDOW.total_seconds())
+
+    def _exceeded(self, used: int) -> None:
+        """How far ECS's tasks are above the limit, and by which of our own shortcomings.
+
+        Each intent is committed under a limit that counts all others, so the table alone exceeds only a limit that was
+        lowered. More than the table counts is what a listing shows and no row claims: rows of a restored backup, or
+        workloads that were given up as LOST and whose containers went on.
+        """
+        above = max(0, used - (self._limit or 0))
+        self._show(catalogue.QUOTA_EXCEEDED, above, "limit_lowered")
+        free = max(0, (self._limit or 0) - used)
+        self._show(catalogue.QUOTA_EXCEEDED, max(0, self._orphans - free), "unclaimed")
 
     def _show(self, metric: Metric, value: float, *values: str) -> None:
         """Set a gauge of the shared state, unless another replica has become the one that knows it."""

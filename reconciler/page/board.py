@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.phase import Phase
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Pass", "Slot"]
 
+CONTROLLERS: Final = ("launch", "adopt", "retry", "cleanup")
 STEP: Final = 30
 """Seconds that one line of figures stands for."""
 KEPT: Final = 120
@@ -59,6 +61,7 @@ class Pass:
     seconds: float
     succeeded_at: float | None
     """Unix time of the last one without an error."""
+    shard: str = ""
 
 
 class Board:
@@ -71,7 +74,8 @@ class Board:
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self._passes: dict[str, dict[str, Pass]] = {}
         """By shard and controller."""
-        self._led: set[str] = set()
+        self._led: dict[str, float] = {}
+        """The shards that this replica leads, and since when, in Unix time."""
         self._held: dict[str, str] = {}
         self.breakers: dict[str, bool] = {}
         """The leader's: whether each is tripped."""
@@ -91,13 +95,13 @@ class Board:
             before = passes.get(controller)
             earlier = before.succeeded_at if before else None
             good = now if result in ("success", "requeue") else earlier
-            passes[controller] = Pass(now, result, seconds, good)
+            passes[controller] = Pass(now, result, seconds, good, shard)
 
     def leading(self, epoch: int | None, shard: str = "", *, among: bool = False) -> None:
         """This replica leads a shard with this epoch, or does not. `among`: there are others, and it is named."""
         with self._lock:
-            others = self._led - {shard}
-            self._led = others if epoch is None else others | {shard}
+            others = {name: since for name, since in self._led.items() if name != shard}
+            self._led = others if epoch is None else {**others, shard: self._now()}
         if not others:
             self.breakers = {}
         where = f" in {shard}" if among else ""
@@ -142,6 +146,22 @@ class Board:
                     if name not in found or (last.succeeded_at or 0.0) < (found[name].succeeded_at or 0.0):
                         found[name] = last
             return found
+
+    def late(self, now: float, patience: float) -> list[str]:
+        """A sentence for each controller without a good pass for so many seconds, where this replica leads."""
+        with self._lock:
+            return [
+                f"{name} has had no good pass for {duration(timedelta(seconds=now - good))}"
+                + (f" in {shard}" if len(self._led) > 1 else "")
+                for shard, since in self._led.items()
+                for name in CONTROLLERS
+                if now - (good := self._good(shard, name, since)) > patience
+            ]
+
+    def _good(self, shard: str, controller: str, since: float) -> float:
+        """When the last good pass was, or the time since which it is missing."""
+        last = self._passes.get(shard, {}).get(controller)
+        return max(since, (last.succeeded_at or 0.0) if last else 0.0)
 
     def events(self, limit: int) -> list[dict[str, Any]]:
         """The newest first."""

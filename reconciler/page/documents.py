@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from reconciler.core.task import Workload
     from reconciler.core.why import Circumstances
     from reconciler.page.board import Pass
+    from reconciler.store.history import Event
     from reconciler.store.listing import Pulse
 
-__all__ = ["API_VERSION", "CONTROLLERS", "controllers", "links", "quota", "workload"]
+__all__ = ["API_VERSION", "CONTROLLERS", "controllers", "event", "links", "quota", "workload"]
 
 API_VERSION: Final = 1
 CONTROLLERS: Final[dict[str, Callable[[Pulse], int | None]]] = {
@@ -59,6 +60,7 @@ def controllers(passes: Mapping[str, Pass], pulse: Pulse | None) -> list[dict[st
                 "result": last and last.result,
                 "duration_seconds": last and round(last.seconds, 3),
                 "backlog": pulse and backlog(pulse),
+                "shard": last.shard if last else None,
             }
         )
     return found
@@ -88,6 +90,21 @@ def workload(w: Workload, now: datetime, around: Circumstances, airflow_url: str
         "exit_code": w.exit_code,
         "task_arn": w.task_arn,
         "links": links(w, airflow_url),
+    }
+
+
+def event(e: Event) -> dict[str, Any]:
+    """One line of what happened, as the table remembers it."""
+    return {
+        "at": e.at.timestamp(),
+        "exec_id": e.workload.exec_id,
+        "dag_id": e.workload.key.dag_id,
+        "task": str(e.workload.key),
+        "from": None,
+        "phase": e.phase.value,
+        "attempt": e.attempt,
+        "what": e.what,
+        "problem": e.problem,
     }
 
 

@@ -58,7 +58,7 @@ class Source(Protocol):
 
     def workloads(self, wanted: Wanted) -> dict[str, Any]: ...
 
-    def events(self, limit: int) -> dict[str, Any]: ...
+    def events(self, wanted: Wanted) -> dict[str, Any]: ...
 
 
 class BadQueryError(ValueError):
@@ -78,10 +78,10 @@ class Pages:
         self._source, self._monotonic, self._token = source, monotonic, token
         self._headers = HEADERS | {"Content-Security-Policy": HEADERS["Content-Security-Policy"].format(frames=frames)}
         self._busy = threading.Lock()
-        self._kept: dict[str, tuple[float, Response]] = {}
+        self._kept: dict[tuple[str, Wanted | None], tuple[float, Response]] = {}
 
-    def answer(self, target: str, authorization: str = "") -> Response | None:
-        """The answer to `GET target`. None: nothing is here."""
+    def answer(self, target: str, authorization: str = "", dags: frozenset[str] | None = None) -> Response | None:
+        """The answer to `GET target`. None: nothing is here. `dags`: those whose workloads the reader may see."""
         path, _, query = target.partition("?")
         if path in ASSETS:
             name, content_type = ASSETS[path]
@@ -95,28 +95,29 @@ class Pages:
                 "give the value of [ecs_reconciler] status_page_token as `Authorization: Bearer ...`",
                 {"WWW-Authenticate": "Bearer"},
             )
-        return self._document(path, query)
+        return self._document(path, query, dags)
 
     def _may_read(self, authorization: str) -> bool:
         given = authorization.removeprefix("Bearer ").strip()
         return not self._token or hmac.compare_digest(given.encode(), self._token.encode())
 
-    def _document(self, path: str, query: str) -> Response:
+    def _document(self, path: str, query: str, dags: frozenset[str] | None) -> Response:
         asked = {name: values[-1] for name, values in parse_qs(query).items()}
         try:
             if path == "/api/v1/status":
-                return self._kept_or(path, self._source.status)
+                return self._kept_or(path, None, self._source.status)
             if path == "/api/v1/workloads":
-                wanted = _wanted(asked)
-                return self._kept_or(f"{path}?{wanted}", lambda: self._source.workloads(wanted))
+                wanted = _wanted(asked, dags, 200, MOST)
+                return self._kept_or(path, wanted, lambda: self._source.workloads(wanted))
             if path == "/api/v1/events":
-                limit = _number(asked, "limit", 100, 500)
-                return self._kept_or(f"{path}?{limit}", lambda: self._source.events(limit))
+                wanted = _wanted(asked, dags, 100, 500)
+                return self._kept_or(path, wanted, lambda: self._source.events(wanted))
         except BadQueryError as error:
             return self._error(400, str(error))
         return self._error(404, "try /api/v1/status, /api/v1/workloads or /api/v1/events")
 
-    def _kept_or(self, key: str, make: Callable[[], dict[str, Any]]) -> Response:
+    def _kept_or(self, path: str, wanted: Wanted | None, make: Callable[[], dict[str, Any]]) -> Response:
+        key = (path, wanted)
         if response := self._fresh(key):
             return response
         if not self._busy.acquire(timeout=PATIENCE):
@@ -130,13 +131,13 @@ class Pages:
                 return self._error(503, f"the database can not be reached: {error}")
             response = Response(200, json.dumps(document).encode(), JSON, self._headers)
             now = self._monotonic()
-            self._kept = {name: kept for name, kept in self._kept.items() if now - kept[0] < KEPT_SECONDS}
+            self._kept = {key_: kept for key_, kept in self._kept.items() if now - kept[0] < KEPT_SECONDS}
             self._kept[key] = (now, response)
             return response
         finally:
             self._busy.release()
 
-    def _fresh(self, key: str) -> Response | None:
+    def _fresh(self, key: tuple[str, Wanted | None]) -> Response | None:
         at, response = self._kept.get(key, (float("-inf"), None))
         return response if self._monotonic() - at < KEPT_SECONDS else None
 
@@ -145,15 +146,21 @@ class Pages:
         return Response(status, body, JSON, self._headers | (headers or {}))
 
 
-def _wanted(asked: dict[str, str]) -> Wanted:
-    phase = asked.get("phase")
+def _wanted(asked: dict[str, str], dags: frozenset[str] | None, default: int, most: int) -> Wanted:
+    phase, index = asked.get("phase"), asked.get("map")
     if phase and phase not in Phase.__members__:
         raise BadQueryError(f"phase: {phase!r} is no phase; use one of {', '.join(Phase)}")
+    if index and not index.removeprefix("-").isdecimal():
+        raise BadQueryError(f"map: {index!r} is no map index")
     return Wanted(
         phase=Phase(phase) if phase else None,
         dag_id=asked.get("dag"),
         queue=asked.get("queue"),
-        limit=_number(asked, "limit", 200, MOST),
+        task_id=asked.get("task"),
+        run_id=asked.get("run"),
+        map_index=int(index[:9]) if index else None,
+        dags=dags,
+        limit=_number(asked, "limit", default, most),
     )
 
 

@@ -41,6 +41,8 @@ class Group:
     count: int
     oldest: datetime
     shard: str = ""
+    cpu: int = 0
+    """CPU units on Fargate of those that are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,16 @@ _by: Final = (_w.queue, _w.profile, _w.phase)
 _mine: Final = _w.deployment == bindparam("of")
 _here: Final = _w.shard == bindparam("shard")
 _none: Final[ColumnElement[str]] = literal_column("''", String)
+_zero: Final[ColumnElement[int]] = literal_column("0")
 CENSUS: Final = union_all(
-    select(_none.label("queue"), _none.label("profile"), _none.label("phase"), literal_column("0"), DbNow(), _none),
-    select(*_by, func.count(), func.min(_w.created_at), _none)
+    select(_none.label("queue"), _none.label("profile"), _none.label("phase"), _zero, DbNow(), _none, _zero),
+    select(*_by, func.count(), func.min(_w.created_at), _none, _zero)
     .where(_mine, schema.opened(workloads), schema.phase_in(workloads, [Phase.PENDING]))
     .group_by(*_by),
-    select(*_by, func.count(), func.min(_w.created_at), _w.shard)
+    select(*_by, func.count(), func.min(_w.created_at), _w.shard, func.sum(_w.cpu))
     .where(_mine, _here, schema.in_flight(workloads))
     .group_by(*_by, _w.shard),
-    select(*_by, func.count(), func.min(_w.updated_at), _w.shard)
+    select(*_by, func.count(), func.min(_w.updated_at), _w.shard, _zero)
     .where(_mine, or_(_here, _w.shard == _none), schema.undelivered(workloads))
     .group_by(*_by, _w.shard),
 )
@@ -78,5 +81,5 @@ def take_census(engine: Engine, deployment: str, shard: str = "") -> Census:
         rows = conn.execute(CENSUS, {"of": deployment, "shard": shard}).all()
         holds = read_holds(conn, deployment)
     (now,) = (row[4] for row in rows if row[2] == "")
-    groups = tuple(Group(row[0], row[1], Phase(row[2]), row[3], row[4], row[5]) for row in rows if row[2])
+    groups = tuple(Group(row[0], row[1], Phase(row[2]), *row[3:7]) for row in rows if row[2])
     return Census(now, groups, holds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,20 +101,25 @@ class SqlStore:
         by_queue: dict[str, Counter[Phase]] = {}
         by_profile: Counter[str] = Counter()
         by_shard: Counter[str] = Counter()
+        cpu_by_profile: Counter[str] = Counter()
+        cpu_by_shard: Counter[str] = Counter()
         with self._read() as conn:
             at = oldest = read_now(conn)
             found = [row for statement in opened for row in conn.execute(statement, self._here)]
-            for phase, queue, profile, shard, count, first in found:
+            for phase, queue, profile, shard, count, first, cpu in found:
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
                 if phase in IN_FLIGHT:
                     by_profile[profile] += count
                     by_shard[shard] += count
+                    cpu_by_profile[profile] += cpu
+                    cpu_by_shard[shard] += cpu
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
             for phase, queue, count in () if undelivered is None else conn.execute(undelivered, self._here):
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
             holds = read_holds(conn, self._deployment)
         by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
-        return Counts(at, by_phase, (at - oldest).total_seconds(), by_queue, by_profile, by_shard, holds)
+        waited = (at - oldest).total_seconds()
+        return Counts(at, by_phase, waited, by_queue, by_profile, by_shard, holds, cpu_by_profile, cpu_by_shard)
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         with self._read() as conn:
@@ -124,7 +130,8 @@ class SqlStore:
 
     def in_phase(self, *phases: Phase) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.in_phase(*phases), **self._here)
+            found = snapshot(conn, statements.in_phase(*phases), **self._here)
+        return replace(found, workloads=tuple(sorted(found.workloads, key=_age)))
 
     def launching(self) -> Snapshot:
         with self._read() as conn:
@@ -251,6 +258,11 @@ class SqlStore:
         ]
         if noted:
             conn.execute(statements.NOTE_ATTEMPT, noted)
+
+
+def _age(w: Workload) -> tuple[Any, str]:
+    """The oldest first."""
+    return (w.created_at, w.exec_id)
 
 
 def _is_intent(old: Workload, new: Workload) -> bool:

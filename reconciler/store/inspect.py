@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, func, or_, select
 
 from reconciler.store.engine import translated
-from reconciler.store.rows import WHOLE, DbNow, read, unreadable
+from reconciler.store.rows import WHOLE, DbNow, batches, read, read_now, unreadable
 from reconciler.store.schema import attempts, leases, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import datetime
 
     from sqlalchemy import Engine
 
     from reconciler.core.task import Workload
 
-__all__ = ["Attempt", "Holder", "attempts_of", "holders", "workloads_of"]
+__all__ = ["Attempt", "Heard", "Holder", "attempts_of", "heard", "holders", "workloads_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,25 @@ class Attempt:
     task_arn: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Whether a scheduler has acknowledged a workload as it is now."""
+
+    now: datetime
+    acknowledged: bool
+    age: float
+    """Seconds since the row was last changed."""
+    workload: str | None
+    """Airflow's workload as JSON, without its token."""
+
+
 _w: Final = workloads.c
 _HOLDERS: Final = select(
     leases.c.name, leases.c.holder, leases.c.epoch, (leases.c.expires_at > DbNow()).label("valid")
 ).where(func.substr(leases.c.name, 1, bindparam("length")) == bindparam("prefix"))
+_HEARD: Final = select(_w.exec_id, _w.acked_version, _w.version, _w.updated_at, _w.workload).where(
+    _w.deployment == bindparam("of"), _w.exec_id.in_(bindparam("ids", expanding=True))
+)
 _ATTEMPTS: Final = (
     select(*(attempts.c[name] for name in Attempt.__slots__))
     .where(attempts.c.exec_id == bindparam("exec_id"))
@@ -93,3 +108,14 @@ def attempts_of(engine: Engine, exec_id: str) -> list[Attempt]:
     """All launches of a workload, the first first. Raises StoreUnavailable."""
     with translated(), engine.connect() as conn:
         return [Attempt(**row) for row in conn.execute(_ATTEMPTS, {"exec_id": exec_id}).mappings()]
+
+
+def heard(engine: Engine, deployment: str, exec_ids: Collection[str]) -> dict[str, Heard]:
+    """Which outcomes have been acknowledged, by exec_id. Raises StoreUnavailable."""
+    found: dict[str, Heard] = {}
+    with translated(), engine.connect() as conn:
+        now = read_now(conn)
+        for ids in batches(exec_ids):
+            for exec_id, acked, version, at, workload in conn.execute(_HEARD, {"of": deployment, "ids": ids}):
+                found[exec_id] = Heard(now, acked >= version, (now - at).total_seconds(), workload)
+    return found

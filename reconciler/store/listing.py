@@ -1,4 +1,4 @@
-"""The workloads that the status page shows: all that are open, and the last that ended. Bounded, and reads only."""
+"""The workloads that pages and commands list: all that are open, and the last that ended. Bounded, and reads only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, func, select
 from reconciler.core.phase import IN_FLIGHT, TERMINAL, Desired, Phase
 from reconciler.core.why import is_problem
 from reconciler.store.engine import translated
+from reconciler.store.holds import read_holds
 from reconciler.store.rows import LIGHT, read, read_now
 from reconciler.store.schema import finished, opened, workloads
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Engine
+    from sqlalchemy import ColumnElement, Engine, FromClause
 
+    from reconciler.core.holds import Holds
     from reconciler.core.task import Workload
 
 __all__ = ["MOST", "Listing", "Pulse", "Wanted", "listing", "pulse"]
@@ -37,7 +39,17 @@ class Wanted:
     phase: Phase | None = None
     dag_id: str | None = None
     queue: str | None = None
+    task_id: str | None = None
+    run_id: str | None = None
+    map_index: int | None = None
+    dags: frozenset[str] | None = None
+    """Only of these DAGs: those that the reader may see."""
     limit: int = 200
+
+    @property
+    def one_task(self) -> bool:
+        """Names one task: all of its workloads are searched, and not only the last of all that ended."""
+        return bool(self.dag_id and self.task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +73,24 @@ class Pulse:
     """Seconds."""
     unwanted: int
     """To be cancelled or stopped."""
+    shards: frozenset[str]
+    """The accounts and regions in which tasks may run now."""
+    holds: Holds
+    """What an operator holds back."""
 
     @property
     def in_flight(self) -> int:
         return sum(count for phase, count in self.by_phase.items() if phase in IN_FLIGHT)
 
+    def in_flight_of(self, queue: str) -> int:
+        return sum(count for phase, count in self.queues.get(queue, {}).items() if phase in IN_FLIGHT)
+
 
 _w: Final = workloads.c
 _OPEN: Final = (
-    select(_w.queue, _w.phase, _w.desired, func.count(), func.min(_w.created_at))
+    select(_w.queue, _w.phase, _w.desired, _w.shard, func.count(), func.min(_w.created_at))
     .where(_w.deployment == bindparam("of"), opened(workloads))
-    .group_by(_w.queue, _w.phase, _w.desired)
+    .group_by(_w.queue, _w.phase, _w.desired, _w.shard)
 )
 
 
@@ -92,14 +111,18 @@ def listing(engine: Engine, deployment: str, wanted: Wanted) -> Listing:
 
 
 def pulse(engine: Engine, deployment: str) -> Pulse:
-    """What is open now, from one indexed statement. Raises StoreUnavailable."""
+    """What is open now, from one indexed statement, and what is held. Raises StoreUnavailable."""
     by_phase: Counter[Phase] = Counter()
     queues: dict[str, Counter[Phase]] = {}
     unwanted, oldest = 0, None
+    shards: set[str] = set()
     with translated(), engine.connect() as conn:
         now = read_now(conn)
-        for queue, phase, desired, count, first in conn.execute(_OPEN, {"of": deployment}):
+        holds = read_holds(conn, deployment)
+        for queue, phase, desired, shard, count, first in conn.execute(_OPEN, {"of": deployment}):
             by_phase[Phase(phase)] += count
+            if phase in IN_FLIGHT and shard:
+                shards.add(shard)
             queues.setdefault(queue, Counter())[Phase(phase)] += count
             if desired == Desired.STOP:
                 unwanted += count
@@ -110,21 +133,29 @@ def pulse(engine: Engine, deployment: str) -> Pulse:
         queues={queue: {phase.value: n for phase, n in found.items()} for queue, found in sorted(queues.items())},
         oldest_pending=round((now - oldest).total_seconds(), 1) if oldest else 0.0,
         unwanted=unwanted,
+        shards=frozenset(shards),
+        holds=holds,
     )
 
 
 def _ended(wanted: Wanted, limit: int) -> Any:
-    last = (
-        select(_w.exec_id)
-        .where(_w.deployment == bindparam("of"), finished(workloads))
-        .order_by(_w.updated_at.desc())
-        .limit(LOOK_BACK)
-        .subquery()
-    )
-    statement = select(*LIGHT).where(_w.exec_id.in_(select(last.c.exec_id)), *_filters(wanted))
-    return statement.order_by(_w.updated_at.desc()).limit(limit)
+    ended = select(*LIGHT).where(_w.deployment == bindparam("of"), finished(workloads))
+    newest = ended.order_by(_w.updated_at.desc())
+    if wanted.one_task:
+        return newest.where(*_filters(wanted)).limit(limit)
+    # Filtered in what the index gives first: a join with it reads the whole table where that is small enough.
+    last = newest.limit(LOOK_BACK).subquery()
+    return select(last).where(*_filters(wanted, last)).order_by(last.c.updated_at.desc()).limit(limit)
 
 
-def _filters(wanted: Wanted) -> list[ColumnElement[bool]]:
-    asked = {_w.phase: wanted.phase and wanted.phase.value, _w.dag_id: wanted.dag_id, _w.queue: wanted.queue}
-    return [column == value for column, value in asked.items() if value]
+def _filters(wanted: Wanted, of: FromClause = workloads) -> list[ColumnElement[bool]]:
+    asked = {
+        "phase": wanted.phase and wanted.phase.value,
+        "dag_id": wanted.dag_id,
+        "queue": wanted.queue,
+        "task_id": wanted.task_id,
+        "run_id": wanted.run_id,
+        "map_index": wanted.map_index,
+    }
+    found = [of.c[name] == value for name, value in asked.items() if value not in (None, "")]
+    return found if wanted.dags is None else [*found, of.c.dag_id.in_(sorted(wanted.dags))]

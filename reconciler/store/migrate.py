@@ -16,10 +16,16 @@ from reconciler.store.schema import VERSION_TABLE
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["ALEMBIC_INI", "MIGRATIONS", "at_head", "lock", "migrate"]
+__all__ = ["ALEMBIC_INI", "MIGRATIONS", "NO_TABLES", "at_head", "lock", "migrate"]
 
 ALEMBIC_INI: Final = Path(__file__).with_name("alembic.ini")
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
+
+NO_TABLES: Final = (
+    "the reconciler's tables are missing or of another version: run `airflow db migrate`, or `ecs-reconciler migrate` "
+    "with the same database"
+)
+"""What to do where `at_head` says no."""
 
 _LOCK: Final = 0x6563735F726563  # "ecs_rec"
 

@@ -40,6 +40,7 @@ STATUS: Final = (
     "family",
     "params",
     "logs",
+    "cpu",
     "task_arn",
     "ecs_version",
     "last_status",

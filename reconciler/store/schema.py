@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    case,
     event,
     literal_column,
     or_,
@@ -131,6 +132,7 @@ workloads: Final = Table(
     Column("family", Text),
     Column("params", Json),
     Column("logs", Json),
+    Column("cpu", Integer, nullable=False, server_default="0"),
     Column("task_arn", Text),
     Column("ecs_version", BigInteger, nullable=False),
     Column("last_status", Text),
@@ -249,8 +251,13 @@ def refused(table: FromClause) -> ColumnElement[bool]:
 
 
 def undelivered(table: FromClause) -> ColumnElement[bool]:
-    """Terminal, and its owner has not acknowledged it yet."""
-    return and_(finished(table), table.c.version > table.c.acked_version)
+    """Terminal, and its owner has not acknowledged it yet.
+
+    USE CAUTION when rewording this. Of a comparison of two columns PostgreSQL expects that a third of the rows pass,
+    and would rather read the whole table than the index in which the few are; of an equation it expects few.
+    """
+    behind = case((table.c.version > table.c.acked_version, literal_column("1")), else_=literal_column("0"))
+    return and_(finished(table), behind == literal_column("1"))
 
 
 def untold(table: FromClause) -> ColumnElement[bool]:
@@ -260,14 +267,18 @@ def untold(table: FromClause) -> ColumnElement[bool]:
     return or_(launched, ended)
 
 
-def _partial(name: str, predicate: ColumnElement[bool], *columns: ColumnElement[Any]) -> Index:
-    return Index(name, *columns, postgresql_where=predicate, sqlite_where=predicate)
+def _partial(
+    name: str, predicate: ColumnElement[bool], *columns: ColumnElement[Any], using: str | None = None
+) -> Index:
+    return Index(name, *columns, postgresql_where=predicate, sqlite_where=predicate, postgresql_using=using)
 
 
 _c = workloads.c
 _partial("ix_ecs_workload_pending", pending(workloads), _c.deployment, _c.priority.desc(), _c.created_at, _c.exec_id)
 _partial("ix_ecs_workload_open", opened(workloads), _c.deployment, _c.shard, _c.phase)
-_partial("ix_ecs_workload_ti", opened(workloads), _c.ti_id)
+# A hash finds a task instance and serves for nothing else. Ids that rise with time would make PostgreSQL prefer an
+# ordered index to that of open rows, and read what waits along with what runs.
+_partial("ix_ecs_workload_ti", opened(workloads), _c.ti_id, using="hash")
 _partial("ix_ecs_workload_unwanted", unwanted(workloads), _c.deployment)
 _partial("ix_ecs_workload_refused", refused(workloads), _c.deployment)
 _partial("ix_ecs_workload_undelivered", undelivered(workloads), _c.deployment, _c.owner_job_id, _c.updated_at)

@@ -298,7 +298,9 @@ _DEMAND: Final = select(
     # Neither what was rejected or given back before its launch: no slot was ever taken.
     _count(
         schema.finished(workloads),
+        # Of a range with two ends PostgreSQL expects few rows, of one with one end a third of the table.
         _w.updated_at > now(seconds("age")),
+        _w.updated_at < now(seconds("ahead")),
         _w.attempt > 0,
         _w.phase != literal_column("'CANCELLED'"),
     ).label("finished_last_minute"),
@@ -317,7 +319,9 @@ def demand(conn: Connection, deployment: str, shares: Mapping[str, int] | None =
 
     `shares`: how many workloads of a queue may run at once, for those that have a limit of their own.
     """
-    row = conn.execute(_DEMAND, {"deployment": deployment, "prefix": f"{deployment}/", "age": -60.0}).one()
+    row = conn.execute(
+        _DEMAND, {"deployment": deployment, "prefix": f"{deployment}/", "age": -60.0, "ahead": 3600.0}
+    ).one()
     holds = read_holds(conn, deployment)
     in_flight = pending = blocked = 0
     for queue, running, waiting in conn.execute(_BY_QUEUE, {"deployment": deployment}):

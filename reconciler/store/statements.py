@@ -103,9 +103,10 @@ def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any
 
 @cache
 def in_phase(*phases: Phase) -> Select[Any]:
-    """The workloads in these phases. The index of open ones serves if no phase is terminal."""
+    """The workloads in these phases, in no order: to sort thousands of whole rows a database goes to its disk. The
+    index of open ones serves if no phase is terminal."""
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
-    found = _oldest_first(*_here, *within, schema.phase_in(workloads, phases))
+    found = select(*LIGHT).where(*_here, *within, schema.phase_in(workloads, phases))
     return found.execution_options(statement="in_phase")
 
 
@@ -129,7 +130,10 @@ NEVER_RAN: Final = _oldest_first(
 )
 REFUSED: Final = _oldest_first(*_here, schema.refused(workloads))
 ADMITTED: Final = select(
-    exists().where(
+    # In the order of the index: for a mere EXISTS PostgreSQL expects to meet one soon wherever it begins, and while
+    # nobody is admitted it would read the whole table for nothing.
+    select(true())
+    .where(
         *_here,
         schema.finished(workloads),
         schema.phase_in(workloads, [Phase.EXITED]),
@@ -141,6 +145,10 @@ ADMITTED: Final = select(
         _w.updated_at > bindparam("since", type_=_w.updated_at.type),
         _w.stopped_at >= bindparam("since", type_=_w.stopped_at.type),
     )
+    .order_by(_w.updated_at.desc())
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None)
     | exists().where(
         *_here,
         schema.opened(workloads),
@@ -153,17 +161,10 @@ ADMITTED: Final = select(
 )
 FIND: Final = _oldest_first(_mine, _ids)
 _groups: Final = (_w.phase, _w.queue, _w.profile, _w.shard)
-COUNT_OPEN: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.opened(workloads)).group_by(*_groups)
-)
-COUNT_HERE: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at))
-    .where(*_here, schema.in_flight(workloads))
-    .group_by(*_groups)
-)
-COUNT_PENDING: Final = (
-    select(*_groups, func.count(), func.min(_w.created_at)).where(_mine, schema.pending(workloads)).group_by(*_groups)
-)
+_counted: Final = (*_groups, func.count(), func.min(_w.created_at), func.sum(_w.cpu))
+COUNT_OPEN: Final = select(*_counted).where(_mine, schema.opened(workloads)).group_by(*_groups)
+COUNT_HERE: Final = select(*_counted).where(*_here, schema.in_flight(workloads)).group_by(*_groups)
+COUNT_PENDING: Final = select(*_counted).where(_mine, schema.pending(workloads)).group_by(*_groups)
 COUNT_UNDELIVERED: Final = (
     select(_w.phase, _w.queue, func.count()).where(_mine, schema.undelivered(workloads)).group_by(_w.phase, _w.queue)
 )

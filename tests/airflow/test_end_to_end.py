@@ -103,7 +103,7 @@ def test_what_is_cleared_or_stuck_while_queued_is_queued_again_and_runs_once(sce
         before = cleared.rows()[0].exec_id
         cleared.clear()
         stack.wait("the cleared one to be queued again", lambda: len(cleared.rows()) > 1, 60)
-        stack.wait("the stuck one to be queued again", lambda: len(stuck.rows()) > 1, 120)
+        stack.wait("the stuck one to be queued again", lambda: len(stuck.rows()) > 1, 180)
         assert cleared.rows()[0].exec_id == before
     for scenario in (stuck, cleared):
         scenario.wait_for("success")

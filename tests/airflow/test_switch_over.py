@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -60,6 +62,17 @@ class NotingEcs(LocalEcs):
         return super().call(operation, request)
 
 
+@dataclass
+class Drain:
+    """A drain that counts down."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def said(self, words: str) -> bool:
+        return words in self.output.read_text()
+
+
 class Site:
     """Airflow with its official ECS executor, and our daemon installed but not running."""
 
@@ -91,6 +104,20 @@ class Site:
     def requests_of(self, run_id: str) -> list[dict[str, Any]]:
         """The RunTask requests for this run, as they were sent."""
         return [request for request in self.ecs.requests if f'"{run_id}"' in _command(request)]
+
+    @contextmanager
+    def draining(self) -> Iterator[Drain]:
+        """`ecs-reconciler drain --wait`, under way."""
+        environment = self.stack.processes["daemon"]._environment
+        output = self.stack.directory / "drain.log"
+        with output.open("wb") as log:
+            command = [sys.executable, "-m", "reconciler", "drain", "--wait"]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            yield Drain(process, output)
+        finally:
+            process.kill()
+            process.wait()
 
     def switch(self, executor: str) -> None:
         """Change the executor's line, and restart the scheduler. It dies as in the worst case."""
@@ -202,15 +229,27 @@ def test_there_and_back_with_one_configuration_and_tasks_that_run_meanwhile(site
     assert site.evidence("held-peer") == ["ran", "ended"]
     assert len(site.requests_of("held-peer")) == 1
 
-    # And back, now that nothing of ours runs.
+    # And back: a drain lets what runs end, and what comes meanwhile waits in Airflow for the official executor.
+    site.run("held", "held-ours")
+    stack.wait("the held task's code to run", lambda: site.evidence("held-ours") == ["ran"], SECONDS)
+    with site.draining() as drain:
+        stack.wait("the countdown", lambda: drain.said("1 ECS tasks are left"), SECONDS)
+        site.run("plain", "plain-back")
+        stack.wait("its task", lambda: stack.api.instances("plain", "plain-back")[0]["state"] == "scheduled", SECONDS)
+        assert drain.process.poll() is None
+        site.release_of("held-ours").touch()
+        stack.wait("the end of the drain", lambda: drain.process.poll() is not None, SECONDS)
+    assert drain.process.returncode == 0
+    assert drain.said("0 ECS tasks are left")
+    assert site.evidence("held-ours") == ["ran", "ended"]
+    assert site.requests_of("plain-back") == []
     stack.processes["daemon"].stop(stack._clock)
     site.switch(PEER)
-    site.run("plain", "plain-back")
     site.until_success("plain", "plain-back")
     (back,) = site.requests_of("plain-back")
     assert parameters(back) == parameters(site.requests_of("plain-peer")[0])
-    assert rows(stack, "plain", "plain-back") == []
-    assert len(site.ecs.requests) == 6
+    assert not back.get("startedBy", "").startswith("demo/")
+    assert len(site.ecs.requests) == 7
 
 
 def _last(dag_id: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind
 from reconciler.demo.api import ApiError
+from reconciler.demo.stack import StackTimeoutError
 from reconciler.demo.world import rows
 
 if TYPE_CHECKING:
@@ -156,12 +157,16 @@ CASES = [
 @pytest.fixture(scope="session")
 def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cancelled]:
     """Every moment and every way at once: these runs mostly wait."""
-    runs: dict[tuple[str, str], Cancelled] = {}
-    for dag_id, how in CASES:
-        name = f"{dag_id}_in_time" if how == "in_time" else dag_id
-        runs[dag_id, how] = Cancelled(scenarios.start(name), how)
-    waiting = dict(runs)
     stack = scenarios.stack
+    # Alone, because its code must have begun before its time is over, and fourteen starts at once take their time.
+    in_time = scenarios.start("holds_in_time")
+    in_time.wait_for_code()
+    runs = {("holds", "in_time"): Cancelled(in_time, "in_time")}
+    for dag_id, how in CASES:
+        if (dag_id, how) not in runs:
+            name = f"{dag_id}_in_time" if how == "in_time" else dag_id
+            runs[dag_id, how] = Cancelled(scenarios.start(name), how)
+    waiting = dict(runs)
 
     def cancel_what_is_due() -> bool:
         for (dag_id, how), run in list(waiting.items()):
@@ -169,7 +174,11 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
                 del waiting[dag_id, how]
         return not waiting
 
-    stack.wait("every run to come to its moment", cancel_what_is_due, 480)
+    try:
+        stack.wait("every run to come to its moment", cancel_what_is_due, 300)
+    except StackTimeoutError:
+        late = {case: (run.scenario.state, [w.phase for w in run.scenario.rows()]) for case, run in waiting.items()}
+        pytest.fail(f"never came to their moment, or could not be cancelled: {late}")
     for (dag_id, how), run in runs.items():
         stack.wait(f"the end of {dag_id} by {how}", run.ended, 240)
     for run in runs.values():
@@ -257,6 +266,25 @@ def _most_at_once(events: list[dict[str, Any]]) -> int:
         running += change
         most = max(most, running)
     return most
+
+
+@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+def test_of_what_waits_for_a_full_queue_the_most_urgent_runs_first(images: None, scenarios: Scenarios) -> None:
+    scenario = scenarios.start("ranked")
+
+    def wait_behind_the_first() -> bool:
+        waiting = [w for w in scenario.rows() if w.phase is Phase.PENDING]
+        return {w.key.task_id for w in waiting} == {"low", "high"} and bool(scenario.evidence)
+
+    scenario.stack.wait("two tasks to wait for the first", wait_behind_the_first, 240)
+    queued = [w.key.task_id for w in scenario.rows()]
+    assert queued.index("low") < queued.index("high")
+    scenario.release()
+    ended = lambda: scenario.stack.api.run_state("ranked", scenario.run_id) == "success"  # noqa: E731 - read once
+    scenario.stack.wait("its end", ended, 240)
+    scenario.assert_clean()
+    ran = [what for what, *_ in scenario.evidence if what != "gate"]
+    assert ran == ["ran", "ended", "high", "low"]
 
 
 def test_the_callback_of_a_missed_deadline_runs_once_in_a_container(images: None, scenarios: Scenarios) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,11 +29,13 @@ from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.localecs import LocalEcs, Settings
 from tests.awssetup.conftest import REGION, deploy
+from tests.docs.pages import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = Path(__file__).parents[2] / "reconciler"
+DOCS = SOURCE.with_name("docs")
 FAMILY, CLUSTER = "airflow-task", "default"
 PREFIX = f"arn:aws:ecs:{REGION}:123456789012"
 SERVICES = {"ecs": "ecs", "sqs": "sqs", "logs": "logs", "service-quotas": "servicequotas", "sts": "sts", "iam": "iam"}
@@ -49,7 +52,7 @@ DEPENDENT = {"iam:PassRole", "ecs:TagResource"}
 FROM_THE_QUEUE = {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
 """What reading `[ecs_reconciler] events_queue_url` takes."""
 IN_ANOTHER_ACCOUNT = {"sts:AssumeRole"}
-"""What a queue's `role_arn` takes. The stack does not know that role: who makes it allows it, see docs/queues.md."""
+"""What a queue's `role_arn` takes: allowed for the roles that QueueRoleArns names, and without one not at all."""
 
 
 @pytest.fixture
@@ -194,6 +197,25 @@ def named_in_the_code(inside_airflow: bool = False) -> set[str]:
 
 def test_nothing_else_is_in_it(policy: list[dict[str, Any]]) -> None:
     assert actions(policy) == (named_in_the_code() - IN_ANOTHER_ACCOUNT) | DEPENDENT | FROM_THE_QUEUE
+
+
+def test_the_pages_name_the_same_actions(policy: list[dict[str, Any]]) -> None:
+    """The policy to be copied, for those who do not use the template, and the table that explains it."""
+    (block,) = [block for block in blocks(DOCS / "migrating.md") if '"Statement"' in block.text]
+    copied = json.loads(block.text)["Statement"]
+    assert actions(copied) == actions(policy) - FROM_THE_QUEUE
+    table = (DOCS / "security.md").read_text().partition("| action | for | limited to |")[2].partition("\n\n")[0]
+    first = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    assert set(re.findall(r"`(\w+:\w+)`", first)) == actions(policy)
+
+
+def test_roles_of_other_accounts_may_be_assumed_if_they_are_named(aws: boto3.Session) -> None:
+    roles = [f"arn:aws:iam::{account}:role/airflow" for account in ("210987654321", "345678901234")]
+    found = deploy(aws, f"QueueRoleArns={','.join(roles)}", QueueRoleArns=",".join(roles))
+    policy = _statements(aws, found["DaemonPolicyArn"])
+    assert all(allowed(policy, "sts:AssumeRole", role, {}) for role in roles)
+    assert not allowed(policy, "sts:AssumeRole", roles[0].replace("airflow", "admin"), {})
+    assert actions(policy) == named_in_the_code() | DEPENDENT | FROM_THE_QUEUE
 
 
 def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:

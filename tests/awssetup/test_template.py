@@ -145,6 +145,7 @@ def test_what_is_there_already_is_used(aws: boto3.Session) -> None:
         (["ApiServerPort=0"], "a number from 1 to 65535"),
         (["SubnetIds=subnet-01234567, subnet-01234568"], "ids of subnets"),
         (["Deployment=prod"], "VpcId is not set"),
+        (["QueueRoleArns=arn:aws:iam::210987654321:role/a,airflow"], "ARNs of roles, or empty"),
         ([*NETWORK, "DaemonIdentity=irsa"], "OidcProviderArn is not set"),
         ([*NETWORK, f"OidcProviderArn={OIDC}"], "DaemonIdentity=irsa only"),
         ([*NETWORK, "Cpu=256", "Memory=8192"], "with 256 CPU units Fargate runs 512, 1024, 2048"),

@@ -48,9 +48,11 @@ def test_lint(each_helm: Helm, values: Path) -> None:
 
 @values_files
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_valid(helm: Helm, values: Path, version: str) -> None:
-    documents = helm.render(values, "--kube-version", version)
+@pytest.mark.parametrize("operator", [True, False], ids=["with-operator", "without-operator"])
+def test_every_object_is_valid(helm: Helm, values: Path, version: str, operator: bool) -> None:
+    documents = helm.render(values, "--kube-version", version, operator=operator)
     assert documents
+    assert operator or not [document for document in documents if document["kind"] in CUSTOM]
     for document in documents:
         check(document, version)
         assert document["metadata"]["namespace" if "namespace" in document["metadata"] else "name"]
@@ -73,8 +75,9 @@ def test_the_check_finds_what_is_wrong(helm: Helm) -> None:
 
 
 @values_files
-def test_both_helms_render_the_same(values: Path, helm: Helm, each_helm: Helm) -> None:
-    assert each_helm.render(values) == helm.render(values)
+@pytest.mark.parametrize("operator", [True, False], ids=["with-operator", "without-operator"])
+def test_both_helms_render_the_same(values: Path, helm: Helm, each_helm: Helm, operator: bool) -> None:
+    assert each_helm.render(values, operator=operator) == helm.render(values, operator=operator)
 
 
 def test_kubernetes_that_is_too_old_is_refused(each_helm: Helm) -> None:

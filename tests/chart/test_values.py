@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions, variable
+from reconciler.config import EcsExecutorOptions, ReconcilerOptions, daemon_settings, variable
 from tests.chart.conftest import CHART, RefusedError
 
 if TYPE_CHECKING:
@@ -67,6 +68,78 @@ def test_options_are_written_as_airflow_reads_them(helm: Helm) -> None:
     assert options.keys() <= known
 
 
+OURS: dict[str, Any] = {
+    "allowed_run_task_parameters": ["enableExecuteCommand", "taskDefinition=etl-*"],
+    "backlog": 7,
+    "conn_id_from_database": True,
+    "cost_tags": False,
+    "deployment": "prod",
+    "execution_api_server_url": "https://airflow.example.com/execution/",
+    "launch_burst": 3,
+    "launch_rate": 9.5,
+    "lease_seconds": 30,
+    "listing_interval": 90,
+    "log_format": "console",
+    "log_level": "DEBUG",
+    "max_running_tasks": 2000000,
+    "orphan_grace": 900,
+    "queues": {"gpu": {"task_definition": "train:4", "subnets": ["subnet-9"], "max_running_tasks": 40}},
+    "retention": 1000000,
+    "start_timeout": 1200,
+    "status_page": False,
+    "sweep_interval": 0.5,
+    "unknown_queue": "fail",
+}
+THEIRS: dict[str, Any] = {
+    "assign_public_ip": True,
+    "capacity_provider_strategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
+    "check_health_on_startup": False,
+    "cluster": "airflow",
+    "conn_id": "aws_prod",
+    "container_name": "task",
+    "max_run_task_attempts": 5,
+    "platform_version": "1.4.0",
+    "region_name": "eu-central-1",
+    "run_task_kwargs": {"tags": [{"key": "a", "value": "b<c"}]},
+    "security_groups": ["sg-1", "sg-2"],
+    "subnets": ["subnet-1", "subnet-2"],
+    "task_definition": "airflow:7",
+}
+INSTEAD_OF_A_STRATEGY = {"launch_type": "EC2"}
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["as-yaml", "lists-and-maps-as-text"])
+def test_every_option_reaches_the_daemon_as_it_was_meant(helm: Helm, as_text: bool) -> None:
+    """Each option that the schema knows, with a value that is not its default."""
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
+    assert OURS.keys() == schema["ecs_reconciler"]["properties"].keys()
+    assert THEIRS.keys() | INSTEAD_OF_A_STRATEGY.keys() == schema["aws_ecs_executor"]["properties"].keys()
+
+    def text(value: Any) -> Any:
+        if as_text and isinstance(value, list) and isinstance(value[0], str):
+            return ", ".join(value)
+        return json.dumps(value) if as_text and isinstance(value, list | dict) else value
+
+    def received(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        given = {"ecs_reconciler": ours, "aws_ecs_executor": theirs}
+        written = {section: {name: text(value) for name, value in part.items()} for section, part in given.items()}
+        environment = helm.render({"config": written}).options | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite://"}
+        settings = daemon_settings(lambda section, option: environment.get(variable(section, option)))
+        return settings.options.model_dump(include=set(ours)), settings.ecs.model_dump(include=set(theirs))
+
+    assert received(OURS, THEIRS) == (OURS, THEIRS)
+    defaults = ReconcilerOptions.model_validate({"deployment": "x"}).model_dump() | {"log_format": "json"}
+    assert not [name for name, value in OURS.items() if value == defaults[name]]
+    other = {name: value for name, value in THEIRS.items() if name != "capacity_provider_strategy"}
+    other |= INSTEAD_OF_A_STRATEGY
+    assert received(OURS, other) == (OURS, other)
+
+
+def test_an_empty_list_is_an_option_that_is_not_set(helm: Helm) -> None:
+    options = helm.render({"config": {"ecs_reconciler": {}, "aws_ecs_executor": {"subnets": []}}}).options
+    assert not options["AIRFLOW__AWS_ECS_EXECUTOR__SUBNETS"]
+
+
 def test_a_changed_option_restarts_the_daemons(helm: Helm) -> None:
     def checksum(options: dict[str, Any]) -> str:
         annotations = helm.render({"config": {"ecs_reconciler": options}}).pod["metadata"]["annotations"]
@@ -83,6 +156,11 @@ def test_a_changed_option_restarts_the_daemons(helm: Helm) -> None:
         ({"config": {"ecs_reconciler": {"max_runing_tasks": 1}}}, "max_runing_tasks"),
         ({"config": {"ecs_reconciler": {"sql_alchemy_conn": "postgresql://"}}}, "sql_alchemy_conn"),
         ({"config": {"core": {"executor": "x"}}}, "core"),
+        ({"metrics": {"runbookUrl": "https://wiki.example.com/runbooks"}}, "runbookUrl"),
+        ({"config": {"ecs_reconciler": {"launch_rate": "fast"}}}, "launch_rate"),
+        ({"config": {"ecs_reconciler": {"lease_seconds": 1}}}, "lease_seconds"),
+        ({"config": {"ecs_reconciler": {"log_format": "xml"}}}, "log_format"),
+        ({"config": {"aws_ecs_executor": {"assign_public_ip": "yes"}}}, "assign_public_ip"),
         ({"metrics": {"monitor": {"kind": "Monitor"}}}, "kind"),
         ({"aws": {"roleArn": "airflow-daemon"}}, "roleArn"),
         ({"airflow": {"executionApiUrl": "https://airflow.example.com"}}, "executionApiUrl"),
@@ -163,17 +241,31 @@ def test_a_podmonitor_instead(helm: Helm) -> None:
     assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics"}]
 
 
-MONITOR = {"monitor": {"enabled": True}}
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("ServiceMonitor", {"monitor": {"enabled": True}}),
+        ("PodMonitor", {"monitor": {"enabled": True, "kind": "PodMonitor"}}),
+        ("PrometheusRule", {"alerts": {"enabled": True}}),
+    ],
+)
+def test_the_operators_objects_with_and_without_the_operator(
+    each_helm: Helm, kind: str, metrics: dict[str, Any]
+) -> None:
+    """The three modes of `metrics.renderMode`: skipIfMissing, which is the default, alwaysRender and failIfMissing."""
 
+    def made(mode: str | None, operator: bool) -> int:
+        values = {"metrics": metrics | ({"renderMode": mode} if mode else {})}
+        return len(each_helm.render(values, operator=operator).of(kind))
 
-def test_the_operators_objects_without_the_operator(helm: Helm) -> None:
-    assert not helm.render({"metrics": MONITOR}, operator=False).of("ServiceMonitor")
-    always = {"metrics": {**MONITOR, "renderMode": "alwaysRender"}}
-    assert helm.render(always, operator=False).of("ServiceMonitor")
-    must = {"metrics": {**MONITOR, "renderMode": "failIfMissing"}}
+    assert [made(mode, True) for mode in (None, "skipIfMissing", "alwaysRender", "failIfMissing")] == [1, 1, 1, 1]
+    assert [made(mode, False) for mode in (None, "skipIfMissing", "alwaysRender")] == [0, 0, 1]
     with pytest.raises(RefusedError, match="Prometheus Operator"):
-        helm.template(must, operator=False)
-    assert helm.render(must).of("ServiceMonitor")
+        made("failIfMissing", False)
+
+
+def test_nothing_fails_for_want_of_an_operator_that_is_not_used(helm: Helm) -> None:
+    assert helm.render({"metrics": {"renderMode": "failIfMissing"}}, operator=False)
 
 
 def test_spread_constraints_are_given_their_selector(helm: Helm) -> None:
@@ -229,23 +321,51 @@ def test_a_role_of_the_daemons_own(helm: Helm) -> None:
     assert "airflow-metadata" in json.dumps(job["env"])
 
 
-def test_the_role_by_irsa_and_by_pod_identity(helm: Helm) -> None:
+def egress(helm: Helm, **values: Any) -> dict[int, list[str] | None]:
+    """Where the daemon may go: for each port the addresses, None for all."""
+    policy = helm.render({"networkPolicy": {"enabled": True}, **values}).one("NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    return {
+        port["port"]: [to["ipBlock"]["cidr"] for to in rule["to"]] if "to" in rule else None
+        for rule in policy["egress"]
+        for port in rule["ports"]
+    }
+
+
+def test_the_role_by_irsa_by_pod_identity_and_of_the_node(helm: Helm) -> None:
+    """Each with the way to where boto3 fetches it: STS, the agent on the node, the instance's metadata."""
     arn = "arn:aws:iam::123456789012:role/airflow-daemon"
     account = helm.render({"aws": {"roleArn": arn}}).one("ServiceAccount")
     assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": arn}
-    policy = helm.render({"aws": {"podIdentity": True}, "networkPolicy": {"enabled": True}}).one("NetworkPolicy")
-    agent = {"ports": [{"port": 80}], "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}]}
-    assert agent in policy["spec"]["egress"]
+    everywhere = {53: None, 5432: None, 6543: None, 443: None}
+    assert egress(helm, aws={"roleArn": arn}) == everywhere
+    assert egress(helm, aws={"podIdentity": True}) == everywhere | {80: ["169.254.170.23/32", "fd00:ec2::23/128"]}
+    assert egress(helm) == everywhere | {80: ["169.254.169.254/32"]}
+    assert "annotations" not in helm.render({"aws": {"podIdentity": True}}).one("ServiceAccount")["metadata"]
 
 
-def test_the_network_policy_lets_out_what_is_needed(helm: Helm) -> None:
-    policy = helm.render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
-    assert ports == [[53, 53], [5432, 6543], [443]]
-    only = {"enabled": True, "ingressFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
+def test_the_network_policy_limits_each_way_out(helm: Helm) -> None:
+    """The database, AWS (ECS, STS and SQS are all on 443), and what is used besides."""
+
+    def block(cidr: str) -> list[dict[str, Any]]:
+        return [{"ipBlock": {"cidr": cidr}}]
+
+    limits = {"databaseTo": block("10.1.0.0/16"), "databasePorts": [5432], "awsTo": block("10.2.0.0/16")}
+    further = {"extraEgress": [{"ports": [{"port": 4318}], "to": block("10.3.0.0/16")}]}
+    role = {"roleArn": "arn:aws:iam::123456789012:role/r"}
+    assert egress(helm, networkPolicy={"enabled": True, **limits, **further}, aws=role) == {
+        53: None,
+        5432: ["10.1.0.0/16"],
+        443: ["10.2.0.0/16"],
+        4318: ["10.3.0.0/16"],
+    }
+
+
+def test_the_network_policy_lets_in_who_is_named_and_the_test(helm: Helm) -> None:
+    only: dict[str, Any] = {"enabled": True, "ingressFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
     rendered = helm.render({"networkPolicy": only})
     (rule,) = rendered.one("NetworkPolicy")["spec"]["ingress"]
+    assert only["ingressFrom"][0] in rule["from"]
     test = rendered.one("Pod")["metadata"]["labels"]
     assert any(s["podSelector"]["matchLabels"].items() <= test.items() for s in rule["from"]), "`helm test` is kept out"
 
@@ -313,6 +433,19 @@ def test_dashboards_for_the_sidecar(helm: Helm, chart: Path) -> None:
     assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert made["metadata"]["annotations"] == {"grafana_folder": "Airflow"}
     assert made["data"] == {"Over_view.json": (chart / "dashboards/Over_view.json").read_text()}
+
+
+def test_runbooks_are_linked_where_they_are_served(each_helm: Helm) -> None:
+    """In alerts and dashboards, each by its name; and no placeholder is left."""
+    shown = {"alerts": {"enabled": True}, "dashboards": {"enabled": True}}
+    before, after = (
+        each_helm.template({"metrics": shown | link}) for link in ({}, {"runbookUrl": "https://wiki/docs/%s.md?x=1"})
+    )
+    placeholder = "https://ecs-reconciler.example.org/runbooks/"
+    links = re.findall(rf"{placeholder}(\w+)", before)
+    assert len(links) > 30
+    assert placeholder not in after
+    assert re.findall(r"https://wiki/docs/(\w+)\.md\?x=1", after) == links
 
 
 def test_extra_objects_as_maps_and_as_text(helm: Helm) -> None:

@@ -107,6 +107,11 @@ def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -
         ({"AIRFLOW__API_AUTH__JWT_SECRET": ""}, "jwt_secret"),
         ({"AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN": "mysql://u@h/d"}, "not mysql"),
         ({"AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN": "sqlite:////{home}/empty.db"}, "ecs-reconciler migrate"),
+        ({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "airflow"}, "Airflow can not read its own configuration"),
+        (
+            {"AIRFLOW__ECS_RECONCILER__HTTP_HOST": "192.0.2.1"},
+            "choose another [ecs_reconciler] http_port, or http_host",
+        ),
     ],
 )
 def test_what_can_not_work_is_said_in_a_sentence(site: Site, change: dict[str, str], words: str) -> None:
@@ -114,6 +119,15 @@ def test_what_can_not_work_is_said_in_a_sentence(site: Site, change: dict[str, s
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "describe etl load", "pause", "resume"])
+def test_a_command_without_tables_says_how_to_make_them(site: Site, command: str) -> None:
+    empty = f"sqlite:///{site.home}/empty.db"
+    done = site.call(*command.split(), AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN=empty)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "run `airflow db migrate`" in line
 
 
 def test_migrate_makes_the_tables_and_may_be_repeated(site: Site) -> None:
@@ -155,6 +169,7 @@ def test_status_says_that_nobody_leads(site: Site) -> None:
 def test_launches_are_paused_drained_and_resumed_from_the_command_line(site: Site) -> None:
     said = site.call("pause", "--queue", "gpu")
     assert said.returncode == 0
+    assert 'The queue "gpu" has no profile of its own; these have one: default.' in said.stdout
     assert 'launched any more until `ecs-reconciler resume --queue "gpu"`. What runs goes on.' in said.stdout
     site.queue("a", queue="gpu")
     with site.daemon() as daemon:
@@ -169,7 +184,7 @@ def test_launches_are_paused_drained_and_resumed_from_the_command_line(site: Sit
         assert re.search(r"gpu +default +1 +0 +paused", shown)
 
         drained = site.call("drain", "--wait", "--queue", "gpu")
-        assert drained.stdout.splitlines()[1:] == ["0 ECS tasks are left, 1 task instances wait."]
+        assert drained.stdout.splitlines()[2:] == ["0 ECS tasks are left, 1 task instances wait."]
         found = json.loads(site.call("status", "--json").stdout)
         assert [hold["mode"] for hold in found["holds"]] == ["draining"]
 
@@ -193,6 +208,8 @@ def test_queues_run_in_several_regions_and_one_that_is_not_configured_any_more_i
         assert daemon.metric("ecs_reconciler_quota_deployment_limit") == 500
         page = json.loads(daemon.get("/api/v1/status")[1])
         assert {"us-east-1/launch", "eu-west-1/launch"} <= page["launches"]["buckets"].keys()
+        assert page["this_replica"]["leads"] == ["eu-west-1", "us-east-1"]
+        assert {shown["shard"] for shown in page["controllers"]} <= {"eu-west-1", "us-east-1"}
         shown = json.loads(site.call("status", "--json", AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)).stdout)
         assert sorted(leader["name"] for leader in shown["leaders"]) == ["test/eu-west-1", "test/us-east-1"]
 

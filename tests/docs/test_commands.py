@@ -3,7 +3,8 @@
 - A block without a marker is run here, page by page and in order, in an empty folder.
 - `make …` is run by the suite or by CI, see ELSEWHERE.
 - A block marked `<!-- needs: aws -->` (or one of NEEDS) is not run. What can be known without is checked: our commands
-  parse, AWS's commands and options exist, Helm's values render.
+  parse, AWS's commands and options exist, Helm's values render. What needs no more than this machine has a test of its
+  own: a local ECS in a second terminal, the simulation in a checkout.
 - `<!-- run by: make release-check -->`: run there.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,9 @@ import pytest
 from botocore import xform_name
 
 from reconciler import cli
-from tests.docs.pages import PAGES, ROOT, SHELL
+from reconciler.clock import SystemClock
+from tests.docs.pages import BLOCKS, PAGES, ROOT, SHELL, prose
+from tests.sim.__main__ import main as simulate
 
 if TYPE_CHECKING:
     from tests.docs.pages import Block
@@ -37,7 +41,7 @@ ELSEWHERE = {
 }
 """What is run by other means: the file that does it, and its words for it."""
 
-AWS_ONLY = {"cloudformation deploy", "logs tail"}
+AWS_ONLY = {"cloudformation deploy", "ecr get-login-password", "logs tail"}
 """Commands of AWS's command line that are no operations of the API."""
 ENVIRONMENT = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:///{folder}/airflow.db",
@@ -55,6 +59,13 @@ marked = [block for block in SHELL if block.marker.startswith("needs: ")]
 
 def run_here(block: Block) -> list[str]:
     return [] if block.marker else [command for command in block.commands if command not in ELSEWHERE]
+
+
+def test_no_block_is_overlooked() -> None:
+    """Each line that opens or closes a fence, in whatever way, belongs to a block that is looked at."""
+    for page in PAGES:
+        fences = re.findall(r"^[ >]*(?:```|~~~)", page.read_text(), re.MULTILINE)
+        assert len(fences) == 2 * len([block for block in BLOCKS if block.page == page]), page
 
 
 def test_markers_are_known() -> None:
@@ -103,6 +114,80 @@ def test_our_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
         assert cli.main(words) == 0
 
 
+def test_flags_of_our_commands_in_the_text_exist() -> None:
+    known = {f"ecs-reconciler {c.name}": {flag for a in c.arguments for flag in a.flags} for c in cli.COMMANDS}
+    known["make demo"] = known["ecs-reconciler demo"]
+    named = 0
+    for page in PAGES:
+        for command, rest in re.findall(r"`((?:ecs-reconciler|make) [a-z-]+)([^`]*)`", prose(page)):
+            flags = set(re.findall(r"--[a-z][a-z-]*", rest))
+            assert flags <= known.get(command, set()), f"{page.name}: {command}: {flags}"
+            named += len(flags)
+    assert named > 3
+
+
+def test_what_is_made_can_be_made() -> None:
+    """`make NAME`, in blocks and in the text."""
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^ *|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, f"{page.name}: {named - targets}"
+
+
+def test_the_commands_of_the_simulation_run(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in marked if block.marker == "needs: a checkout"]
+    runs = [command.partition(" -m tests.sim ")[2].split() for command in block.commands if " -m tests.sim " in command]
+    assert runs
+    for words in runs:
+        if "NAME" not in words:
+            assert simulate(words) == 0
+            assert capsys.readouterr().out
+
+
+def test_a_local_ecs_in_a_second_terminal(tmp_path: Path) -> None:
+    """The first command of the block is one terminal, the others are another one."""
+    if shutil.which("aws") is None:
+        reason = "the aws command line is not installed"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    (block,) = [block for block in marked if block.marker == "needs: a second terminal"]
+    first, *others = block.commands
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = inherited | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "AWS_PAGER": ""}
+    log = tmp_path / "first.log"
+    with log.open("wb") as output:
+        # On a port that is free: the one it has by itself may be somebody's.
+        server = subprocess.Popen(
+            [*shlex.split(first), "--port", "0"], cwd=tmp_path, env=environment, stdout=output, stderr=output
+        )
+    try:
+        clock = SystemClock()
+        deadline = clock.monotonic() + 60
+        while (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())) is None:
+            assert server.poll() is None, log.read_text()
+            assert clock.monotonic() < deadline, log.read_text()
+            clock.wait(0.1)
+        script = "\n".join(["set -e", *others]).replace("http://127.0.0.1:4569", found[0])
+        assert found[0] in script
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        arns = set(re.findall(r'"(arn:aws:ecs:[^"]+:task/[^"]+)"', done.stdout))
+        assert len(arns) == 1
+        while not [log for log in tmp_path.rglob(f"{arns.copy().pop().rpartition('/')[2]}.log") if log.stat().st_size]:
+            assert clock.monotonic() < deadline, done.stdout
+            clock.wait(0.1)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
 def test_awss_commands_and_options_exist() -> None:
     session = boto3.Session(region_name="eu-central-1")
     commands = words_of("aws")
@@ -126,12 +211,5 @@ def test_helms_commands_render() -> None:
     ours = [words for words in words_of("helm") if "charts/ecs-reconciler" in words]
     assert ours
     for words in ours:
-        flags = [word for word in words if word not in ("upgrade", "--install")]
+        flags = [word for word in words if word not in ("upgrade", "--install", "--reuse-values")]
         subprocess.run([helm, "template", *flags], cwd=ROOT, check=True, capture_output=True, timeout=60)
-
-
-def test_the_readme_of_the_chart_names_airflows_values() -> None:
-    """The example sets all that the page says has to be set."""
-    text = (ROOT / "charts/ecs-reconciler/README.md").read_text()
-    for name in ("executor:", "jwtSecretName:", "execution_api_server_url:", "remote_logging:", "aws_ecs_executor:"):
-        assert re.search(rf"^ +{name}", text, re.MULTILINE), name

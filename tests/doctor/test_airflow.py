@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from reconciler.config import DaemonSettings, daemon_settings
 from reconciler.core.finding import Level
 from reconciler.doctor.airflow import check_address, check_airflow
+from reconciler.doctor.pools import Pools, check_pools, read_pools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +29,13 @@ GOOD = {
     "[database] sql_alchemy_max_overflow": "20",
     "[logging] remote_logging": "True",
 }
-POOLS = {"default_pool": 1000}
+POOLS = Pools({"default_pool": 1000})
 
 
-def settings(api: str = "https://airflow.example.com/execution/") -> DaemonSettings:
+def settings(api: str = "https://airflow.example.com/execution/", tasks: int = 500) -> DaemonSettings:
     given = {
         ("ecs_reconciler", "deployment"): "prod",
+        ("ecs_reconciler", "max_running_tasks"): str(tasks),
         ("database", "sql_alchemy_conn"): "sqlite:///x.db",
         ("core", "execution_api_server_url"): api,
         **{("aws_ecs_executor", name): "x" for name in ("cluster", "container_name", "region_name", "task_definition")},
@@ -85,7 +88,7 @@ def test_what_a_running_scheduler_has_said_counts_and_not_what_this_process_read
 @pytest.mark.parametrize(
     ("pools", "words"),
     [
-        ({"default_pool": 128}, "warning: default_pool: 128 slots"),
+        (Pools({"default_pool": 128}), "warning: default_pool: 128 slots"),
         ("ProgrammingError", "note: pools: Airflow's pools could not be seen (ProgrammingError)"),
         (None, "note: pools"),
     ],
@@ -96,7 +99,49 @@ def test_pools(pools: Any, words: str) -> None:
 
 
 def test_a_pool_without_limit_is_fine() -> None:
-    assert findings({}, {"default_pool": -1}) == []
+    assert findings({}, Pools({"default_pool": -1})) == []
+
+
+@pytest.mark.parametrize(
+    ("pools", "words"),
+    [
+        (Pools({"gpu": 40}), 'ok: pool of the queue "gpu": gpu, of no more slots than the queue\'s 40 tasks'),
+        (Pools({"gpu": 41}), "'gpu' has 41 slots, and 40 tasks of the queue can run; airflow pools set gpu 40"),
+        (Pools({"gpu": -1}), "'gpu' has no limit, and 40"),
+        (Pools({}), "there is no pool 'gpu', and 40 tasks of the queue can run"),
+        # What its tasks are in counts, whatever the name.
+        (Pools({"cards": 40, "gpu": 90}, {"gpu": frozenset({"cards"})}), 'ok: pool of the queue "gpu": cards'),
+        (Pools({"gpu": 40}, {"gpu": frozenset({"default_pool"})}), "'default_pool' has 500 slots"),
+        (Pools({"gpu": 40, "a": 40}, {"gpu": frozenset({"a", "default_pool"})}), "'default_pool' has 500 slots"),
+    ],
+)
+def test_a_queue_with_a_limit_wants_a_pool_of_that_size(pools: Pools, words: str) -> None:
+    with_default = Pools({"default_pool": 500, **pools.slots}, pools.used)
+    # One that may have everything needs none, and what is said for "default" is the default pool's.
+    found = [f"{f.level}: {f}" for f in check_pools(with_default, 500, {"gpu": 40, "cheap": 500, "default": 500})]
+    (line,) = found
+    assert words in line
+
+
+def test_the_default_pool_need_not_be_larger_than_what_the_default_profile_may_have() -> None:
+    assert list(check_pools(Pools({"default_pool": 300}), 500, {"default": 300})) == []
+    (found,) = check_pools(Pools({"default_pool": 299}), 500, {"default": 300})
+    assert "299 slots, below max_running_tasks = 300" in str(found)
+
+
+def test_pools_are_read_with_those_whose_tasks_are_active() -> None:
+    engine = create_engine("sqlite://")
+    with engine.begin() as conn:
+        for statement in (
+            "CREATE TABLE slot_pool (pool TEXT, slots INTEGER)",
+            "CREATE TABLE task_instance (queue TEXT, pool TEXT, state TEXT)",
+            "INSERT INTO slot_pool VALUES ('default_pool', 128), ('gpu', 40)",
+            "INSERT INTO task_instance VALUES ('gpu', 'gpu', 'queued'), ('gpu', 'gpu', 'running')",
+            "INSERT INTO task_instance VALUES ('gpu', 'default_pool', 'scheduled'), ('gpu', 'former', 'success')",
+        ):
+            conn.execute(text(statement))
+    assert read_pools(engine) == Pools({"default_pool": 128, "gpu": 40}, {"gpu": frozenset({"gpu", "default_pool"})})
+    engine.dispose()
 
 
 @pytest.mark.parametrize(

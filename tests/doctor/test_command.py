@@ -64,6 +64,7 @@ def test_a_deployment_that_works(site: Site) -> None:
     for where, words in (
         ("configuration", "complete"),
         ("tables", "at head"),
+        ("[api_auth]", "signs tasks' tokens"),
         ("clock", "agrees with"),
         ("[aws_ecs_executor] cluster", "default is ACTIVE"),
         ("[aws_ecs_executor] task_definition", "has the container airflow"),
@@ -101,9 +102,20 @@ def test_everything_that_is_wrong_is_found_at_once(site: Site) -> None:
     client.close()
     announced(site, "shim", max_running_tasks=100)
     announced(site, "daemon")
-    code, found = doctor(site, AIRFLOW__AWS_ECS_EXECUTOR__CONTAINER_NAME="main", AIRFLOW__CORE__PARALLELISM="32")
+    queues = {"far": {"cluster": "nowhere", "max_running_tasks": 40}, "near": {"container_name": "sidecar"}}
+    code, found = doctor(
+        site,
+        AIRFLOW__AWS_ECS_EXECUTOR__CONTAINER_NAME="main",
+        AIRFLOW__CORE__PARALLELISM="32",
+        AIRFLOW__API_AUTH__JWT_SECRET="",
+        AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues),
+    )
     assert code == 1
     for where, words in (
+        ("[api_auth]", "neither jwt_secret nor"),
+        # What is wrong with one queue hides nothing of the next.
+        ('queue "far", [aws_ecs_executor] cluster', "no active cluster 'nowhere'"),
+        ('queue "near", [aws_ecs_executor] container_name', "no container 'sidecar'"),
         ("[aws_ecs_executor] container_name", "has no container 'main', only airflow"),
         ("[core] parallelism", "32"),
         ("ECS tasks", "1 live ones of 'test' that the table does not know"),

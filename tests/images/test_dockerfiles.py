@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import subprocess
@@ -38,6 +39,17 @@ def test_bases_are_pinned_and_what_is_copied_is_there(path: Path) -> None:
         assert re.search(r":[^:]*\d", base) or "${" in base, f"{base} names no version"
     for copied in re.findall(r"^COPY (?!--from)(?:--\S+ )*(\S+) ", text, re.MULTILINE):
         assert copied in FROM_ELSEWHERE or (ROOT / copied).exists(), f"{copied} is not there to be copied"
+
+
+def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
+    texts = "".join(path.read_text() for path in FILES)
+    copied = set(re.findall(r"^COPY (?!--from)(?:--\S+ )*(\S+) ", texts, re.MULTILINE))
+    first, *kept = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert first == "*"
+    assert all(line.startswith("!") for line in kept)
+    for source in copied:
+        assert any(fnmatch.fnmatchcase(source, line[1:]) for line in kept), f"{source} is ignored"
+    assert len(kept) == len(copied)
 
 
 def test_the_daemon_is_nobody_special() -> None:

@@ -1,4 +1,4 @@
-"""Checks requests and answers against botocore's own description of ECS."""
+"""Checks requests and answers against botocore's own description of ECS, and of SQS."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 
-SERVICE = get_session().get_service_model("ecs")
+SERVICES = {name: get_session().get_service_model(name) for name in ("ecs", "sqs")}
 
-# ECS sends these although they are not in the service model.
+# AWS sends these although they are not in the service models.
 UNMODELLED_ERRORS = {
     "ThrottlingException",
     "ExpiredTokenException",
     "UnknownOperationException",
     "SerializationException",
+    "AccessDenied",
+    "InvalidParameterValue",
+    "MissingParameter",
+    "ServiceUnavailable",
 }
+
+# Codes of SQS's query protocol, where they are not the shape's name with a prefix.
+QUERY_CODES = {"NonExistentQueue": "QueueDoesNotExist", "QueueAlreadyExists": "QueueNameExists"}
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "structure": (dict,),
@@ -30,24 +37,33 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def request_problems(operation: str, request: dict[str, Any]) -> str:
+def request_problems(operation: str, request: dict[str, Any], service: str = "ecs") -> str:
     """What botocore's validator dislikes about a request; empty if nothing."""
-    shape = SERVICE.operation_model(operation).input_shape
+    shape = SERVICES[service].operation_model(operation).input_shape
     assert shape is not None
     report = ParamValidator().validate(request, shape)
     return str(report.generate_report())
 
 
-def answer_problems(operation: str, answer: Any) -> list[str]:
+def answer_problems(operation: str, answer: Any, service: str = "ecs") -> list[str]:
     """Members that the output shape does not have, and values of the wrong type."""
-    return list(_problems(SERVICE.operation_model(operation).output_shape, answer, operation))
+    shape = SERVICES[service].operation_model(operation).output_shape
+    if shape is None:
+        return [] if answer == {} else [f"{operation} answers {answer!r}, not nothing"]
+    return list(_problems(shape, answer, operation))
 
 
-def known_error(operation: str, code: str) -> bool:
+def known_error(operation: str, code: str, service: str = "ecs") -> bool:
     """Whether an error may come from this operation."""
-    return code in UNMODELLED_ERRORS or code in {
-        shape.name for shape in SERVICE.operation_model(operation).error_shapes
+    name = code.removeprefix("AWS.SimpleQueueService.")
+    return code in UNMODELLED_ERRORS or QUERY_CODES.get(name, name) in {
+        shape.name for shape in SERVICES[service].operation_model(operation).error_shapes
     }
+
+
+def task_problems(detail: Any) -> list[str]:
+    """Members of an event's task that ECS does not have, and values of the wrong type."""
+    return list(_problems(SERVICES["ecs"].shape_for("Task"), detail, "detail"))
 
 
 def _problems(shape: Any, value: Any, path: str) -> list[str]:

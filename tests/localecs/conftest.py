@@ -34,13 +34,14 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 
     def check(operation_model: Any, response_dict: Any, **_: Any) -> None:
         if response_dict["status_code"] == 200:
-            assert answer_problems(operation_model.name, json.loads(response_dict["body"])) == []
+            service, answer = operation_model.service_model.service_name, json.loads(response_dict["body"])
+            assert answer_problems(operation_model.name, answer, service) == []
 
-    def connect(server: LocalEcs, **config: Any) -> Any:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_ECS", server.endpoint_url)
+    def connect(server: LocalEcs, service: Any = "ecs", **config: Any) -> Any:
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.upper()}", server.endpoint_url)
         retries = {"total_max_attempts": 1}
-        client = boto3.session.Session().client("ecs", config=Config(**{"retries": retries, **config}))
-        client.meta.events.register("before-parse.ecs", check)
+        client = boto3.session.Session().client(service, config=Config(**{"retries": retries, **config}))
+        client.meta.events.register(f"before-parse.{service}", check)
         clients.append(client)
         return client
 

@@ -14,6 +14,7 @@ import threading
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ from reconciler.localecs import (
     ResponseLost,
     Settings,
     SignalContainer,
+    Spread,
     StartContainer,
 )
 from tests.localecs.world import FARGATE, eventually
@@ -241,6 +243,35 @@ def test_answers_can_be_held_back(connect: Callable[..., Any]) -> None:
         assert server.now() - before >= 0.2
 
 
+def test_how_long_answers_take_changes_nothing_of_what_the_model_does(connect: Callable[..., Any]) -> None:
+    told = []
+    for latency in ({}, {"RunTask": Spread(0.001, 0.002)}):
+        settings = Settings(rates={}, answer_latency=latency)
+        with LocalEcs(settings=settings, seed=1) as server:
+            client = connect(server)
+            told.append([client.run_task(**FARGATE)["tasks"][0]["taskArn"] for _ in range(5)])
+    assert told[0] == told[1]
+
+
+def test_a_slow_answer_holds_up_nobody_else(connect: Callable[..., Any]) -> None:
+    settings = Settings(rates={}, answer_latency={"RunTask": 2.0})
+    with LocalEcs(settings=settings) as server, ThreadPoolExecutor(1) as pool:
+        client = connect(server)
+        slow = pool.submit(client.run_task, **FARGATE)
+        eventually(lambda: client.list_tasks()["taskArns"], "the task")
+        assert not slow.done()
+
+
+def test_a_spread_has_the_median_and_the_tail_that_it_was_given() -> None:
+    chance = Random(1)
+    drawn = sorted(Spread(0.15, 0.6).draw(chance) for _ in range(20_000))
+    assert 0.147 < drawn[10_000] < 0.153
+    assert 0.55 < drawn[19_800] < 0.65
+    assert drawn[0] > 0
+    with pytest.raises(ValueError, match="median"):
+        Spread(0.6, 0.15)
+
+
 def test_without_a_runner_effects_go_to_whoever_asked_for_them(connect: Callable[..., Any]) -> None:
     effects: list[Effect] = []
     with LocalEcs(settings=Settings.unthrottled(), on_effect=effects.append) as server:
@@ -343,7 +374,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from reconciler.localecs import run_local_ecs
-run_local_ecs("127.0.0.1", 0, Path(sys.argv[1]), "mine", on_ready=lambda ecs: print(ecs.endpoint_url, flush=True))
+def ready(ecs):
+    print(ecs.sqs.events_queue_url, flush=True)
+run_local_ecs("127.0.0.1", 0, Path(sys.argv[1]), "mine", events_queue="told", on_ready=ready)
 print("stopped", flush=True)
 """
 
@@ -353,7 +386,8 @@ def test_run_local_ecs_serves_until_it_is_signalled(tmp_path: Path, number: sign
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        url, _, queue = process.stdout.readline().strip().partition("/123456789012/")
+        assert queue == "told"
         with urllib.request.urlopen(f"{url}/_local/health") as response:
             assert response.status == 200
         process.send_signal(number)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reconciler.localecs import AwsError, EcsModel, Effect, Settings, SignalContainer, StartContainer
+from reconciler.localecs import AwsError, EcsModel, Effect, Settings, SignalContainer, SqsModel, StartContainer
 from tests.localecs.conformance import answer_problems, known_error, request_problems
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ DEFINITION: dict[str, Any] = {
 class World:
     """The account, its clock and whoever runs the containers (the test)."""
 
-    def __init__(self, settings: Settings | None = None, seed: int = 1) -> None:
-        self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed))
+    def __init__(self, settings: Settings | None = None, seed: int = 1, *, events: bool = False) -> None:
+        self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed), events=events)
         self.now = 1_000_000.0
         self.effects: list[Effect] = []
         self.call("CreateCluster", clusterName="default")
@@ -139,13 +139,65 @@ class World:
         ]
 
 
+class QueueWorld:
+    """A queue of SQS named `q`, and its clock."""
+
+    def __init__(self, **attributes: str) -> None:
+        self.model = SqsModel(Settings(), random.Random(1))
+        self.now = 1_000_000.0
+        self.url = self.create("q", **attributes)
+
+    def create(self, name: str, **attributes: str) -> str:
+        """A queue; its URL."""
+        return str(self.call("CreateQueue", QueueName=name, Attributes=attributes)["QueueUrl"])
+
+    def call(self, operation: str, **request: Any) -> dict[str, Any]:
+        """One API call, of which request and answer must be known to botocore."""
+        if operation not in ("CreateQueue", "GetQueueUrl"):
+            request.setdefault("QueueUrl", self.url)
+        assert request_problems(operation, request, "sqs") == ""
+        try:
+            answer = self.model.call(operation, request, self.now)
+        except AwsError as error:
+            if not known_error(operation, error.code, "sqs"):
+                pytest.fail(f"{operation} cannot answer {error.code}")
+            raise
+        assert answer_problems(operation, answer, "sqs") == []
+        return answer
+
+    def send(self, *bodies: str, **request: Any) -> None:
+        """SendMessage of each body."""
+        for body in bodies:
+            self.call("SendMessage", MessageBody=body, **request)
+
+    def receive(self, limit: int = 10, **request: Any) -> list[dict[str, Any]]:
+        """The messages of one ReceiveMessage."""
+        return list(self.call("ReceiveMessage", MaxNumberOfMessages=limit, **request).get("Messages", []))
+
+    def bodies(self, limit: int = 10, **request: Any) -> list[str]:
+        """What they say."""
+        return [message["Body"] for message in self.receive(limit, **request)]
+
+    def delete(self, message: dict[str, Any], **request: Any) -> None:
+        """DeleteMessage."""
+        self.call("DeleteMessage", ReceiptHandle=message["ReceiptHandle"], **request)
+
+    def numbers(self, **request: Any) -> tuple[int, int, int]:
+        """How many messages can be received, are in flight, and are delayed."""
+        kinds = ("", "NotVisible", "Delayed")
+        names = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
+        found = self.call("GetQueueAttributes", AttributeNames=names, **request)["Attributes"]
+        visible, in_flight, delayed = (int(found[name]) for name in names)
+        return visible, in_flight, delayed
+
+
 @contextmanager
-def refused(code: str, match: str | None = None) -> Iterator[pytest.ExceptionInfo[AwsError]]:
+def refused(code: str, match: str | None = None, status: int = 400) -> Iterator[pytest.ExceptionInfo[AwsError]]:
     """The block must be refused with this AWS error code."""
     with pytest.raises(AwsError, match=match) as caught:
         yield caught
     assert caught.value.code == code
-    assert caught.value.status == 400
+    assert caught.value.status == status
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:

@@ -230,6 +230,26 @@ class TestCount:
         assert meter.value("quota_headroom", profile="small") == 1
         assert meter.value("oldest_pending_seconds", queue="small", profile="small") == 9
 
+    def test_vcpus_are_shown_beside_their_limit(self) -> None:
+        meter = Meter()
+        meter.shard.count(lambda: Census(NOW, (Group("etl", "default", Phase.RUNNING, 5, NOW, cpu=2560),)))
+        assert meter.value("quota_vcpus_used", profile="default") == 2.5
+        assert meter.value("quota_vcpus_limit", profile="default") == float("inf")
+        meter.shard.quota(8, PROFILES, 4096)
+        meter.shard.count(lambda: Census(NOW, ()))
+        assert meter.value("quota_vcpus_used", profile="default") == 0
+        assert meter.value("quota_vcpus_limit", profile="default") == 4
+
+    @pytest.mark.parametrize(
+        ("used", "orphans", "lowered", "unclaimed"), [(5, 0, 0, 0), (8, 2, 0, 0), (8, 3, 0, 1), (12, 1, 2, 1)]
+    )
+    def test_tasks_above_the_limit_are_explained(self, used: int, orphans: int, lowered: int, unclaimed: int) -> None:
+        meter = Meter()
+        meter.shard.seen(orphans, {}, {})
+        meter.shard.count(lambda: Census(NOW, (Group("etl", "default", Phase.RUNNING, used, NOW),)))
+        assert meter.value("quota_exceeded_tasks", cause="limit_lowered") == lowered
+        assert meter.value("quota_exceeded_tasks", cause="unclaimed") == unclaimed
+
     def test_what_an_operator_holds_is_shown_until_it_is_resumed(self, prod: Deployment) -> None:
         meter = Meter()
         hold(prod.engine, prod.name, "gpu", Mode.PAUSED, "somebody")

@@ -124,7 +124,10 @@ def test_of_several_shards_the_page_shows_the_one_that_is_behind_and_forgets_wha
     board.passed("launch", "success", 0.1, "east")
     board.passed("launch", "error", 2.0, "west")
     last = board.passes()["launch"]
-    assert (last.result, last.succeeded_at) == ("error", behind)
+    assert (last.result, last.succeeded_at, last.shard) == ("error", behind, "west")
+    late = board.late(time.now, 120)
+    assert "launch has had no good pass for 5 min 0 s in west" in late
+    assert not [said for said in late if said.startswith("launch") and said.endswith("in east")]
     board.counted(counts(START, {}, 0.0), {}, {"east/missing": True})
     board.leading(None, "west", among=True)
     assert board.passes()["launch"].succeeded_at == time.now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,6 +192,23 @@ def test_a_locked_page_asks_for_its_token(quiet: Site, page: Page) -> None:
         expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
         assert "a-token" not in daemon.log.read_text()
         assert "a-token" not in page.content()
+
+
+def test_with_several_regions_it_says_which_is_meant(quiet: Site, page: Page) -> None:
+    queues = {"far": {"region_name": "eu-west-1", "max_running_tasks": 1}}
+    for number, queue in enumerate(("far", "far", "default")):
+        quiet.queue(f"w{number}", key=TaskKey("etl", "load", "run", number, 1), queue=queue)
+    with quiet.daemon(AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)) as daemon:
+        page.goto(address(daemon))
+        expect(page.locator("#stamp")).to_contain_text("this replica leads eu-west-1, us-east-1", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
+        expect(page.locator("#controllers tr").first).to_contain_text(re.compile("launch in (eu-west|us-east)-1"))
+        expect(page.locator("#facts")).to_contain_text("eu-west-1/launch calls")
+        expect(page.locator("#allowed")).to_have_text("2376 a minute")  # twice 19.8 a second
+        # The queue's own limit is reached, and there is room for everybody else.
+        expect(page.get_by_role("row", name="PENDING")).to_contain_text("waits for a free slot", timeout=30_000)
+        expect(page.locator("#used")).to_have_text("2", timeout=30_000)
+        keep(page, "regions")
 
 
 def test_a_page_that_is_switched_off_is_not_there(quiet: Site) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reconciler.core.holds import Mode
 from reconciler.core.phase import Phase
 from reconciler.core.task import TaskKey
 from reconciler.ecs.ratelimit import Level
 from reconciler.page.board import Board
 from reconciler.page.pages import KEPT_SECONDS, Pages
 from reconciler.page.source import DaemonSource
+from reconciler.page.table import Rules
 from reconciler.store.engine import make_engine
+from reconciler.store.holds import hold
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,17 +33,18 @@ class Site:
     def __init__(self, prod: Deployment, engine: Engine | None = None, token: str | None = None) -> None:
         self.now = 1000.0
         self.held: dict[str, str] = {}
+        self.held_queues: dict[str, str] = {}
         self.board = Board(lambda: self.now)
         source = DaemonSource(
             engine or prod.engine,
             prod.name,
-            10,
+            Rules(10, {"gpu": 1}, "https://airflow.example/"),
             self.board,
             lambda: self.held,
-            lambda: prod.lease,
+            self.held_queues.get,
+            lambda: [prod.lease],
             lambda: {"launch": Level(16, 19.8, 19.8, 0)},
             lambda: self.now,
-            "https://airflow.example/",
         )
         self.pages = Pages(source, lambda: self.now, token=token)
 
@@ -171,20 +176,59 @@ def test_what_holds_launches_degrades_health_with_its_reason(prod: Deployment) -
     found = site.get("/api/v1/status")[1]
     assert found["health"]["state"] == "degraded"
     assert found["launches"]["held"] == {"ecs": "the security token is expired"}
+
+
+def test_each_queue_waits_for_its_own_reason(prod: Deployment) -> None:
+    """Queues may be launched in accounts and regions of their own, and have limits of their own."""
+    site = Site(prod)
+    site.held_queues["far"] = "the security token is expired"
+    hold(prod.engine, prod.name, "later", Mode.PAUSED, "alice")
+    prod.queue("runs", queue="gpu")
+    prod.move("runs", Phase.LAUNCHING, Phase.STARTED, Phase.RUNNING)
+    for queue in ("default", "far", "gpu", "later"):
+        prod.queue(queue, queue=queue)
+
+    lines = site.get("/api/v1/workloads?phase=PENDING")[1]["workloads"]
+    why = {line["exec_id"]: line["why"] for line in lines}
+    assert why["default"].startswith("waits for its launch")
+    assert why["far"] == "launches are held: the security token is expired"
+    assert why["gpu"] == "waits for a free slot"
+    assert why["later"].startswith('launches are held: the queue "later" is paused by alice since ')
+    (shown,) = site.get("/api/v1/status")[1]["table"]["holds"]
+    assert (shown["queue"], shown["mode"], shown["held_by"]) == ("later", "paused", "alice")
+
+
+def test_an_account_or_region_that_nobody_leads_is_missed_only_while_tasks_run_there(prod: Deployment) -> None:
+    site = Site(prod)
+    lease = prod.store.hold(f"{prod.name}/west", "second", timedelta(seconds=60))
+    assert lease is not None
+    prod.queue("there")
+    prod.move("there", Phase.LAUNCHING, Phase.STARTED, Phase.RUNNING, shard="west")
+    assert site.get("/api/v1/status")[1]["health"]["state"] == "ok"
+    prod.store.release(lease)
     site.now += KEPT_SECONDS
-    prod.queue("a")
-    assert site.get("/api/v1/workloads")[1]["workloads"][0]["why"] == (
-        "launches are held: the security token is expired"
-    )
+    assert site.get("/api/v1/status")[1]["health"] == {
+        "state": "degraded",
+        "reasons": ["no daemon leads west: tasks there are not observed"],
+    }
+    prod.move("there", Phase.EXITED, exit_code=0)
+    site.now += KEPT_SECONDS
+    assert site.get("/api/v1/status")[1]["health"]["state"] == "ok"
 
 
 def test_a_controller_without_a_good_pass_degrades_health(prod: Deployment) -> None:
     site = Site(prod)
-    site.board.passed("launch", "success", 0.1)
-    site.now += 121
+    site.board.leading(1)
+    site.now += 10
+    for name in ("launch", "adopt", "retry"):
+        site.board.passed(name, "success", 0.1)
+    site.now += 115
+    site.board.passed("adopt", "success", 0.1)
+    site.board.passed("retry", "error", 0.1)
     assert site.get("/api/v1/status")[1]["health"] == {
         "state": "degraded",
-        "reasons": ["launch has had no good pass for 2 min 1 s"],
+        # The last one has had none at all since this replica leads.
+        "reasons": ["cleanup has had no good pass for 2 min 5 s"],
     }
 
 

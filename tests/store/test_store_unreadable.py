@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from reconciler import cli
 from reconciler.airflow.delivery import Owner
 from reconciler.airflow.upkeep import open_rows
+from reconciler.cli import common, look
 from reconciler.core.phase import Phase
 from reconciler.core.task import TaskKey
 from reconciler.metrics import Metrics
@@ -106,9 +106,9 @@ def test_describe_shows_it(
     spoil(prod, "bad", "phase", "'PAUSED'")
     url = prod.engine.url.render_as_string(hide_password=False)
     settings = SimpleNamespace(sql_alchemy_conn=url, options=SimpleNamespace(deployment="prod"))
-    monkeypatch.setattr(cli, "_settings", lambda: settings)
+    monkeypatch.setattr(common, "settings", lambda: settings)
 
-    code = cli.describe(Namespace(dag_id="dag", task_id="task", run_id=None, map=None, try_number=None, json=as_json))
+    code = look.describe(Namespace(dag_id="dag", task_id="task", run_id=None, map=None, try_number=None, json=as_json))
 
     told = " ".join(capsys.readouterr().out.split())
     assert code == 0

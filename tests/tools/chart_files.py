@@ -1,7 +1,7 @@
 """Writes what the chart holds copies of: `python -m tests.tools.chart_files`.
 
-The names of options in values.schema.json come from the options themselves, the table of values in the README from
-values.yaml, alerts and dashboards from grafana/. A test compares what is committed with `files()`.
+Names and types of options in values.schema.json come from the options themselves, the table of values in the README
+from values.yaml, alerts and dashboards from grafana/. A test compares what is committed with `files()`.
 """
 
 from __future__ import annotations
@@ -37,21 +37,30 @@ def files() -> dict[Path, str]:
 
 
 def schema() -> str:
-    """values.schema.json with the names of today's options."""
+    """values.schema.json with today's options."""
     text = json.loads((CHART / "values.schema.json").read_text())
-    text["$defs"]["ecsReconcilerOption"]["enum"] = _options(ReconcilerOptions)
-    text["$defs"]["awsEcsExecutorOption"]["enum"] = _options(EcsExecutorOptions)
+    sections = text["properties"]["config"]["properties"]
+    sections["ecs_reconciler"]["properties"] = _options(ReconcilerOptions)
+    sections["aws_ecs_executor"]["properties"] = _options(EcsExecutorOptions)
     return json.dumps(text, indent=2) + "\n"
 
 
-def _options(model: type[BaseModel]) -> list[str]:
-    """Options that may stand in a config map: what is secret may not."""
-    names = []
-    for name, info in model.model_fields.items():
-        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        if not extra.get("sensitive") and name not in GIVEN_ELSEWHERE:
-            names.append(name)
-    return sorted(names)
+def _options(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schemas of the options that may stand in a config map: what is secret may not."""
+    schemas = model.model_json_schema()["properties"]
+    return {
+        name: _value(schema)
+        for name, schema in sorted(schemas.items())
+        if not schema.get("sensitive") and name not in GIVEN_ELSEWHERE
+    }
+
+
+def _value(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of one option: what it may be in YAML. Lists and maps may be text too, as in airflow.cfg."""
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    told = ("title", "default", "description", "examples", "anyOf")
+    value = {name: part for kind in kinds for name, part in kind.items() if name not in told}
+    return {"anyOf": [value, {"type": "string"}]} if value["type"] in ("array", "object") else value
 
 
 def readme() -> str:

@@ -71,9 +71,26 @@ def test_everything_that_is_missing_is_said_at_once() -> None:
         ({"aws_ecs_executor__assign_public_ip": "perhaps"}, ["assign_public_ip", "'perhaps'"]),
         ({"aws_ecs_executor__capacity_provider_strategy": "spot"}, ["strategy", "neither JSON nor a Python literal"]),
         ({"aws_ecs_executor__capacity_provider_strategy": '[{"weight": 1}]'}, ["capacityProvider", "each"]),
-        ({"aws_ecs_executor__run_task_kwargs": "[]"}, ["run_task_kwargs", "dictionary"]),
+        ({"aws_ecs_executor__run_task_kwargs": "[]"}, ["run_task_kwargs", "JSON object"]),
         ({"aws_ecs_executor__run_task_kwargs": '{"launch_type": "LAMBDA"}'}, ["launch_type", "'LAMBDA'"]),
         ({"aws_ecs_executor__subnets": ",".join("abcdefghijklmnopq")}, ["subnets", "at most 16"]),
+        ({"aws_ecs_executor__region_name": "EU (Frankfurt)"}, ["region_name", "can not be one", "eu-central-1"]),
+        ({"aws_ecs_executor__capacity_provider_strategy": "{}"}, ["capacity_provider_strategy", "JSON list"]),
+        ({"aws_ecs_executor__run_task_kwargs": '{"overrides": 5}'}, ["kwargs: overrides must be an object"]),
+        ({"aws_ecs_executor__run_task_kwargs": '{"network_configuration": []}'}, ["networkConfiguration must be"]),
+        (
+            {"aws_ecs_executor__run_task_kwargs": '{"overrides": {"container_overrides": {"name": "main"}}}'},
+            ["kwargs: overrides.containerOverrides must be a list of objects"],
+        ),
+        (
+            {"aws_ecs_executor__run_task_kwargs": '{"overrides": {"containerOverrides": [{"environment": {"A": 1}}]}}'},
+            ["kwargs: environment must be a list of objects", '{"name": "A", "value": "1"}'],
+        ),
+        ({"ecs_reconciler__queues": '{"gpu": 3}'}, ['queues: "gpu": 3 should be a JSON object']),
+        (
+            {"ecs_reconciler__allowed_run_task_parameters": "count"},
+            ["allowed_run_task_parameters: 'count' can not be used: 'count' is not one of", "taskRoleArn"],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(change: dict[str, str], words: list[str]) -> None:

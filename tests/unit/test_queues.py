@@ -78,7 +78,7 @@ def test_a_queue_that_chooses_its_capacity_does_not_inherit_the_other_kind(
         ({"task_defintion": "x"}, ['"gpu" sets task_defintion', "did you mean task_definition?"]),
         ({"CLUSTER": "x"}, ["did you mean cluster?"]),
         ({"zzz": 1}, ["no option of a queue", "it may set assign_public_ip"]),
-        ({"conn_id": "aws"}, ['"gpu" sets conn_id', "holds for all queues"]),
+        ({"conn_id": "aws"}, ['"gpu" sets conn_id', "holds for all queues", "by role_arn"]),
         ({"max_running_tasks": -1}, ['"gpu"', "max_running_tasks", "greater than or equal to 0"]),
         ({"launch_type": "LAMBDA"}, ['queues: "gpu"', "launch_type", "'LAMBDA'", "FARGATE"]),
         ({"security_groups": ["sg"]}, ['queues: "gpu"', "subnets is empty"]),
@@ -179,7 +179,10 @@ def test_a_profile_belongs_to_an_account_and_region() -> None:
             },
             ['"b" assumes', "one account and region has one role"],
         ),
-        ({"far": {"role_arn": "airflow"}}, ['"far"', "role_arn", "'airflow'"]),
+        (
+            {"far": {"role_arn": "airflow"}},
+            ['"far"', "role_arn", "'airflow'", "arn:aws:iam::123456789012:role/airflow"],
+        ),
     ],
 )
 def test_what_is_wrong_between_accounts_and_regions_is_said(said: dict[str, Any], words: list[str]) -> None:

@@ -69,6 +69,10 @@ app.kubernetes.io/part-of: airflow
 {{- range $section, $options := .Values.config }}
 {{- range $name, $value := $options }}
 {{- $text := kindIs "string" $value | ternary $value (toJson $value) }}
+{{- /* Subnets and the like, which Airflow's configuration writes with commas. */}}
+{{- if kindIs "slice" $value }}
+{{- if or (not $value) (kindIs "string" (first $value)) }}{{ $text = join "," $value }}{{ end }}
+{{- end }}
 {{- /* Helm reads numbers as floats: 1000000 would be written as 1e+06. */}}
 {{- if kindIs "float64" $value }}
 {{- $text = eq (floor $value) $value | ternary (printf "%.0f" $value) (toString $value) }}
@@ -130,6 +134,15 @@ AIRFLOW__{{ upper $section }}__{{ upper $name }}: {{ $text | quote }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{- /* A file of the chart, with links to runbooks as metrics.runbookUrl has them. Takes a list of the root and a path. */}}
+{{- define "ecs-reconciler.linked" -}}
+{{- $text := (index . 0).Files.Get (index . 1) }}
+{{- with (index . 0).Values.metrics.runbookUrl }}
+{{- $text = regexReplaceAll "https://ecs-reconciler\\.example\\.org/runbooks/([A-Za-z]+)" $text (replace "%s" "${1}" .) }}
+{{- end }}
+{{- $text }}
 {{- end }}
 
 {{- /* "true" if objects of the Prometheus Operator are to be made. */}}

@@ -34,11 +34,16 @@ const clock = (unix) => new Date(unix * 1000).toLocaleTimeString([], { hour: "2-
 
 async function get(path) {
   const answer = await fetch(`api/v1/${path}`, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
-  if (answer.status === 401) throw Object.assign(new Error("token"), { token: true });
-  const document_ = await answer.json();
-  if (!answer.ok) throw new Error(document_.error || `HTTP ${answer.status}`);
+  if (answer.status === 401 && answer.headers.has("WWW-Authenticate")) throw Object.assign(new Error("token"), { token: true });
+  const document_ = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(document_.error || refusal(answer.status)), { answered: true });
   return document_;
 }
+
+// Airflow's own refusals are made for programs.
+const refusal = (status) => ({ 401: "log in to Airflow again", 403: "you may not see this: it needs the right to read the DAG and its task instances" })[status] || `HTTP ${status}`;
+
+const asked = () => new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
 
 function plot(place, columns, at, { step, unit = "" }) {
   const width = 400, height = 120, left = 30, bottom = 16, top = 8;
@@ -69,12 +74,15 @@ function plot(place, columns, at, { step, unit = "" }) {
   place.replaceChildren(svg, element("ul", { class: "legend" }, ...names));
 }
 
+// Of several accounts and regions it has to be said which is meant.
+const several = (status) => Boolean(status.table && status.table.leaders.length > 1);
+
 function showStatus(status) {
   const { table, history } = status;
   document.title = `${status.health.state === "ok" ? "" : "! "}${status.deployment} · ecs-reconciler`;
   $("deployment").textContent = status.deployment;
   $("version").textContent = `ecs-reconciler ${status.version}`;
-  $("stamp").textContent = `${clock(status.now)}${status.this_replica ? (status.this_replica.leading ? " · this replica leads" : " · this replica stands by") : ""}`;
+  $("stamp").textContent = `${clock(status.now)}${status.this_replica ? (status.this_replica.leading ? ` · this replica leads${several(status) ? ` ${status.this_replica.leads.join(", ")}` : ""}` : " · this replica stands by") : ""}`;
   showHealth(status.health.state, status.health.reasons);
   if (table) {
     const quota = table.quota;
@@ -92,7 +100,7 @@ function showStatus(status) {
   for (const id of ["h-hour", "h-through", "h-stages", "h-rate", "h-start"]) $(id).parentElement.hidden = !has;
   if (has) showHistory(status, history);
   $("controllers").replaceChildren(...(status.controllers || []).map((controller) => element("tr", {},
-    element("td", { class: "tight" }, controller.name),
+    element("td", { class: "tight" }, controller.name + (several(status) && controller.shard ? ` in ${controller.shard}` : "")),
     element("td", { class: "tight", "data-label": "last pass" }, controller.last_pass_at ? `${duration(status.now - controller.last_pass_at)} ago` : "not here"),
     element("td", { class: "tight" }, controller.result || ""),
     element("td", { class: "tight", "data-label": "took" }, controller.duration_seconds === null ? "" : `${Math.round(controller.duration_seconds * 1000)} ms`),
@@ -131,6 +139,7 @@ function showFacts(status, table) {
   const facts = [];
   for (const leader of table ? table.leaders : []) facts.push([leader.valid ? "leader" : "lease ran out", `${leader.holder} (${leader.name}, epoch ${leader.epoch})`]);
   if (table && !table.leaders.length) facts.push(["leader", "none yet"]);
+  for (const hold of table ? table.holds : []) facts.push([hold.mode, `${hold.queue ? `queue ${hold.queue}` : "all queues"}, by ${hold.held_by}`]);
   if (status.this_replica && status.this_replica.holder) facts.push(["this replica", status.this_replica.holder]);
   for (const [name, bucket] of Object.entries(status.launches ? status.launches.buckets : {})) facts.push([`${name} calls`, `${bucket.allowed.toFixed(1)} a second allowed, ${Math.floor(bucket.tokens)} at once, ${bucket.waiting} wait`]);
   for (const [name, reason] of Object.entries(status.launches ? status.launches.held : {})) facts.push([`held (${name})`, reason]);
@@ -176,29 +185,31 @@ function showEvents(found) {
 
 async function refresh() {
   try {
-    const query = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+    const query = asked();
+    document.body.classList.toggle("one", query.has("task"));
     const status = await get("status");
     $("login").hidden = true;
     document.querySelector("main").hidden = false;
     showStatus(status);
-    const rest = await Promise.allSettled([get(`workloads?${query}`), get("events?limit=100")]);
+    const rest = await Promise.allSettled([get(`workloads?${query}`), get(`events?${query}`)]);
     if (rest[0].status === "fulfilled") showWorkloads(rest[0].value);
     else if (status.table) showHealth("degraded", [...status.health.reasons, rest[0].reason.message]);
     if (rest[1].status === "fulfilled") showEvents(rest[1].value);
   } catch (error) {
     if (error.token) { $("login").hidden = false; $("health").textContent = "locked"; $("token").focus(); return; }
-    showHealth("down", [`the daemon does not answer: ${error.message}`]);
+    showHealth("down", [error.answered ? error.message : `the daemon does not answer: ${error.message}`]);
   }
   setTimeout(refresh, EVERY);
 }
 
 for (const phase of ["PENDING", "LAUNCHING", "STARTED", "RUNNING", "STOPPING", "EXITED", "FAILED_START", "CANCELLED", "LOST"]) filters.elements.phase.append(element("option", { value: phase }, phase));
-for (const [name, value] of new URLSearchParams(location.search)) if (filters.elements[name]) filters.elements[name].value = value;
-let asked;
+// Airflow puts in what it knows of a task instance, and leaves {MAP_INDEX} of one that is not mapped.
+for (const [name, value] of new URLSearchParams(location.search)) if (filters.elements[name] && !/^\{.*\}$/.test(value)) filters.elements[name].value = value;
+let typed;
 filters.addEventListener("input", () => {
-  clearTimeout(asked);
-  asked = setTimeout(async () => {
-    const query = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+  clearTimeout(typed);
+  typed = setTimeout(async () => {
+    const query = asked();
     history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
     try { showWorkloads(await get(`workloads?${query}`)); } catch (error) { $("found").textContent = error.message; }
   }, 250);
@@ -209,5 +220,13 @@ $("login").addEventListener("submit", (event) => {
   token = $("token").value;
   sessionStorage.setItem("token", token);
   refresh();
+});
+// Airflow shows this page in a frame that may open nothing, and others refuse to be shown in one: a link is followed by
+// the page around it.
+if (window.parent !== window) document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[target=_blank]");
+  if (!link) return;
+  event.preventDefault();
+  Object.assign(window.parent.document.createElement("a"), { href: link.href, target: "_blank", rel: "noreferrer" }).click();
 });
 refresh();

@@ -47,7 +47,7 @@ def one_task(dag_id: str, task_definition: str | None, timeout: timedelta | None
     return made
 
 
-ALLOWED = timedelta(seconds=30)
+ALLOWED = timedelta(seconds=60)
 unpullable = one_task("unpullable", "unpullable")
 endless = one_task("endless", "endless")
 endless_in_time = one_task("endless_in_time", "endless", ALLOWED)
@@ -119,6 +119,34 @@ def everything():
 
 
 everything()
+
+
+@dag(schedule=None)
+def ranked():
+    """Three tasks of a queue in which one may run at once. The most urgent of them is queued last."""
+
+    @task(queue="one-at-a-time", priority_weight=100, weight_rule="absolute", retries=0)
+    def first():
+        hold()
+
+    @task(queue="one-at-a-time", priority_weight=1, weight_rule="absolute")
+    def low():
+        testify("low")
+
+    @task
+    def gate():
+        testify("gate")
+
+    @task(queue="one-at-a-time", priority_weight=10, weight_rule="absolute")
+    def high():
+        testify("high")
+
+    first()
+    low()
+    gate() >> high()
+
+
+ranked()
 
 
 with DAG(

@@ -13,6 +13,7 @@ depends_on = None
 _TIME = sa.DateTime(timezone=True)
 _OPEN = "phase IN ('PENDING', 'LAUNCHING', 'STARTED', 'RUNNING', 'STOPPING')"
 _UNTOLD = "told = 0 AND task_arn IS NOT NULL OR told < 2 AND closed_at IS NOT NULL"
+_BEHIND = "CASE WHEN (version > acked_version) THEN 1 ELSE 0 END = 1"
 _TERMINAL = "phase IN ('EXITED', 'FAILED_START', 'CANCELLED', 'LOST')"
 
 
@@ -54,6 +55,7 @@ def upgrade() -> None:
         sa.Column("family", sa.Text),
         sa.Column("params", sa.Text),
         sa.Column("logs", sa.Text),
+        sa.Column("cpu", sa.Integer, nullable=False, server_default="0"),
         sa.Column("task_arn", sa.Text),
         sa.Column("ecs_version", sa.BigInteger, nullable=False),
         sa.Column("last_status", sa.Text),
@@ -119,16 +121,22 @@ def upgrade() -> None:
     pending: list[str | sa.TextClause] = ["deployment", sa.text("priority DESC"), "created_at", "exec_id"]
     _index("pending", pending, "phase = 'PENDING' AND desired = 'RUN'")
     _index("open", ["deployment", "shard", "phase"], _OPEN)
-    _index("ti", ["ti_id"], _OPEN)
+    _index("ti", ["ti_id"], _OPEN, using="hash")
     _index("unwanted", ["deployment"], f"{_OPEN} AND desired = 'STOP'")
     _index("refused", ["deployment"], f"phase = 'EXITED' AND desired = 'RUN' AND {refused}")
-    _index("undelivered", ["deployment", "owner_job_id", "updated_at"], f"{_TERMINAL} AND version > acked_version")
+    _index("undelivered", ["deployment", "owner_job_id", "updated_at"], f"{_TERMINAL} AND {_BEHIND}")
     _index("finished", ["deployment", "updated_at"], _TERMINAL)
     _index("key", ["dag_id", "task_id", "run_id", "map_index", "try_number"], None)
     _index("untold", ["exec_id"], _UNTOLD, "ecs_launch_attempt")
 
 
-def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None, table: str = "ecs_workload") -> None:
+def _index(
+    name: str,
+    columns: list[str | sa.TextClause],
+    predicate: str | None,
+    table: str = "ecs_workload",
+    using: str | None = None,
+) -> None:
     where = None if predicate is None else sa.text(predicate)
     op.create_index(
         f"ix_{table}_{name}",
@@ -136,6 +144,7 @@ def _index(name: str, columns: list[str | sa.TextClause], predicate: str | None,
         columns,
         postgresql_where=where,
         sqlite_where=where,
+        postgresql_using=using,
         if_not_exists=True,
     )
 

@@ -1,0 +1,42 @@
+"""How much of Fargate's vCPU quota an ECS task takes.
+
+Only the task's own size counts there, not what its containers are given of it:
+https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html#fargate-tasks-size
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from reconciler.core.parameters import on_fargate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LARGEST", "SMALLEST", "VCPU", "cpu_units", "fargate_cpu"]
+
+VCPU: Final = 1024
+"""CPU units in one vCPU."""
+SMALLEST, LARGEST = VCPU // 4, 16 * VCPU
+"""Sizes of a task on Fargate."""
+_SIZE: Final = re.compile(r"(\d+)|(\d*\.?\d+) ?vcpu", re.IGNORECASE)
+
+
+def cpu_units(text: str) -> int:
+    """Of `1024` or `1 vCPU`, the two ways in which ECS takes a size. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"the cpu of a task is {text!r}: give CPU units such as 1024, or text such as 1 vCPU")
+    return int(found[1]) if found[1] else round(float(found[2]) * VCPU)
+
+
+def fargate_cpu(params: Mapping[str, Any], definition: Mapping[str, Any] | None) -> int | None:
+    """The CPU units of a RunTask request: 0 where Fargate does not run it, None where its definition is not known.
+
+    Raises ValueError for a size that is none.
+    """
+    if not on_fargate(params):
+        return 0
+    cpu = params.get("overrides", {}).get("cpu") or (definition or {}).get("cpu")
+    return cpu_units(str(cpu)) if cpu else None

@@ -1,0 +1,42 @@
+"""Task definitions as ECS shows them. Remembered, because a launch must not wait for one twice."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from reconciler.core.errors import EcsThrottled, EcsUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.ecs.gateway import Gateway
+    from reconciler.seams import Clock
+
+__all__ = ["Definitions"]
+
+REMEMBER: Final = 300.0
+"""Seconds for which an answer holds: a family may get a new revision. What ECS does not tell now is asked as late."""
+KEEP: Final = 1000
+"""So many task definitions at most: DAG authors name them."""
+
+
+class Definitions:
+    """By name. None where it is not known: the launch goes on, and says nothing of logs."""
+
+    def __init__(self, gateway: Gateway, clock: Clock) -> None:
+        self._gateway, self._clock = gateway, clock
+        self._known: dict[str, tuple[float, Mapping[str, Any] | None]] = {}
+
+    def __call__(self, name: str) -> Mapping[str, Any] | None:
+        now = self._clock.monotonic()
+        until, found = self._known.get(name, (now, None))
+        if until > now:
+            return found
+        # Without an answer, what it was before is the best guess.
+        with suppress(EcsThrottled, EcsUnavailable):
+            found = self._gateway.describe_task_definition(name)
+        if len(self._known) >= KEEP:
+            self._known.clear()
+        self._known[name] = (now + REMEMBER, found)
+        return found

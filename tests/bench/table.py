@@ -1,0 +1,170 @@
+"""Scenarios about what the scheduler is kept with, and what grows with the table."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.bench.database import MAPPED
+from tests.bench.judge import examine, spread
+from tests.bench.stand import PATIENCE
+from tests.bench.timing import result
+
+if TYPE_CHECKING:
+    from tests.bench.database import Database
+    from tests.bench.stand import Stand
+    from tests.bench.timing import Run
+
+AIRFLOW_DEFAULT: Final = 16
+"""[scheduler] max_tis_per_query."""
+_RUN: Final = (
+    "UPDATE ecs_workload SET phase = 'RUNNING', attempt = 1, cluster = 'default', family = 'airflow-task', "
+    "params = '{}', intent_at = now(), started_at = now(), task_arn = 'arn:' || exec_id, last_status = 'RUNNING', "
+    "version = version + 1, updated_at = now() WHERE exec_id IN "
+    "(SELECT exec_id FROM ecs_workload WHERE phase = 'PENDING' ORDER BY map_index LIMIT :n)"
+)
+_EXIT: Final = (
+    "UPDATE ecs_workload SET phase = 'EXITED', exit_code = 0, stopped_at = now(), last_status = 'STOPPED', "
+    "version = version + 1, updated_at = now() WHERE exec_id IN "
+    "(SELECT exec_id FROM ecs_workload WHERE phase = 'RUNNING' ORDER BY map_index LIMIT :n)"
+)
+_TELL: Final = (
+    "UPDATE task_instance t SET state = :state FROM ecs_workload w WHERE t.run_id = 'run' "
+    "AND t.map_index = w.map_index AND w.phase = :phase AND t.state IN ('queued', 'running')"
+)
+
+
+def heartbeat(run: Run) -> dict[str, Any]:
+    """The shim alone, with rows that the benchmark moves: many are queued at once, many run, a few end all the time.
+    With few and with many finished rows in the table."""
+    sizes = run.sizes
+    airflow = {"SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05"}
+    found = {}
+    with run.stand(slots=4 * (sizes.queued + sizes.live), max_tis_per_query=0, daemon=False, **airflow) as stand:
+        database = stand.database
+        database.all(
+            "INSERT INTO ecs_lease (name, holder, epoch, expires_at) "
+            "VALUES ('bench/us-east-1', 'nobody', 1, now() + interval '1 hour')"
+        )
+        # A few first: statements are compiled once in the life of a process.
+        for number in (10, sizes.queued, sizes.live):
+            before = len(stand.notes("inserted"))
+            database.schedule(number)
+            stand.until("the rows", lambda before=before: len(stand.notes("inserted")) > before, PATIENCE)  # type: ignore[misc] # mypy can not infer this lambda
+        time.sleep(1)
+        database.all(_RUN, n=sizes.live)
+        database.all(_TELL, state="running", phase="RUNNING")
+        for finished in sizes.finished:
+            finish_rows(database, finished)
+            time.sleep(2)
+            began = time.monotonic()
+            while time.monotonic() < began + sizes.beats:
+                database.all(_TELL, state="success", phase="EXITED")
+                database.all(_RUN, n=5)
+                database.all(_TELL, state="running", phase="RUNNING")
+                database.all(
+                    "UPDATE task_instance t SET state = 'success' FROM ecs_workload w WHERE "
+                    "t.run_id = 'run' AND t.map_index = w.map_index AND w.exec_id IN (SELECT exec_id FROM "
+                    "ecs_workload WHERE phase = 'RUNNING' ORDER BY map_index LIMIT 5)"
+                )
+                database.all(_EXIT, n=5)
+                database.schedule(5)
+                time.sleep(0.5)
+            found[str(finished)] = (began, time.monotonic())
+        facts = examine(stand)
+        inserted = stand.notes("inserted")
+    most = max(note["number"] for note in inserted)
+    return result(
+        facts,
+        heartbeats={finished: facts.heartbeats(*window) for finished, window in found.items()},
+        inserted=most,
+        insert_seconds=spread(note["seconds"] for note in inserted if note["number"] == most),
+    )
+
+
+def passes(run: Run) -> dict[str, Any]:
+    """How long our daemon's passes take, with few and with many finished rows in the table."""
+    sizes = run.sizes
+    seconds: dict[str, dict[str, float]] = {}
+    with run.stand(slots=2 * sizes.live, far_end={"latency": False}) as stand:
+        stand.ecs.do("hurry", wanted=True)
+        stand.database.schedule(sizes.live)
+        stand.until("what is live", lambda: stand.counts()["running"] >= sizes.live, PATIENCE)
+        for finished in sizes.finished:
+            finish_rows(stand.database, finished)
+            time.sleep(2)
+            before = _passes(stand)
+            time.sleep(sizes.passes)
+            after = _passes(stand)
+            seconds[str(finished)] = {
+                name: round((total - before[name][0]) / (number - before[name][1]), 5)
+                for name, (total, number) in after.items()
+                if name in before and number > before[name][1]
+            }
+        facts = examine(stand)
+    few, many = (sum(seconds[str(finished)].values()) for finished in sizes.finished)
+    return result(facts, seconds=seconds, ratio=round(many / few, 3))
+
+
+def _passes(stand: Stand) -> dict[str, tuple[float, float]]:
+    """By controller: seconds of all passes so far, and their number."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(stand.metrics()):
+        if family.name == "ecs_reconciler_reconcile_duration_seconds":
+            for sample in family.samples:
+                found.setdefault(sample.labels["controller"], {})[sample.name.rpartition("_")[2]] = sample.value
+    return {name: (values["sum"], values["count"]) for name, values in found.items() if name != "report"}
+
+
+def finish_rows(database: Database, number: int) -> None:
+    """Let the table hold so many workloads that have ended and been acknowledged."""
+    names = [
+        row["column_name"]
+        for row in database.all(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = 'ecs_workload' "
+            "AND is_generated = 'NEVER'"
+        )
+    ]
+    given = {
+        "exec_id": "CAST(gen_random_uuid() AS text)",
+        "ti_id": "CAST(gen_random_uuid() AS text)",
+        "map_index": "1000000 + number",
+        "phase": "'EXITED'",
+        "exit_code": "0",
+        "version": "9",
+        "acked_version": "9",
+        "stopped_at": "now() - number * interval '1 second' - interval '1 hour'",
+        "created_at": "now() - number * interval '1 second' - interval '2 hours'",
+        "updated_at": "now() - number * interval '1 second' - interval '1 hour'",
+    }
+    there = database.one("SELECT count(*) FROM ecs_workload WHERE map_index >= 1000000")
+    chosen = ", ".join(given.get(name, f"w.{name}") for name in names)
+    database.all(
+        f"INSERT INTO ecs_workload ({', '.join(names)}) SELECT {chosen} FROM "
+        "(SELECT * FROM ecs_workload WHERE map_index < 1000000 ORDER BY exec_id LIMIT 1) w, "
+        "generate_series(CAST(:first AS int), CAST(:last AS int)) number",
+        first=there,
+        last=number - 1,
+    )
+    database.all("ANALYZE ecs_workload")
+
+
+def whole(run: Run, max_tis_per_query: int) -> dict[str, Any]:
+    """A scheduler with all that it does: one run of a DAG with a task that is mapped many times."""
+    sizes = run.sizes
+    slots = 2 * sizes.whole
+    with run.stand(slots=slots, max_tis_per_query=max_tis_per_query, real=True) as stand:
+        began = time.monotonic()
+        stand.database.all("UPDATE dag SET is_paused = false WHERE dag_id = :dag", dag=MAPPED)
+        done = stand.reached("all to be launched", lambda: stand.counts()["made"] >= sizes.whole, sizes.whole_cut)
+        facts = examine(stand)
+        loops = stand.notes("loop")
+    return result(
+        facts,
+        cut=not done,
+        heartbeats=facts.heartbeats(began),
+        loops=spread(note["seconds"] for note in loops if note["t"] >= began),
+        launched=len(facts.made()),
+    )

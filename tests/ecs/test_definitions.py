@@ -1,0 +1,81 @@
+"""A task definition is asked for once, and never keeps a launch from going on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.ecs import definitions as module
+from reconciler.ecs.definitions import Definitions
+from tests.world import VirtualClock
+
+SHOWN = {"cpu": "256", "containerDefinitions": [{"name": "main"}]}
+
+
+class Gateway:
+    """The one call of a gateway that is needed, and how often it was made."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[str] = []
+
+    def describe_task_definition(self, name: str) -> Any:
+        self.asked.append(name)
+        if self.error:
+            raise self.error
+        return SHOWN
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def definitions(gateway: Gateway, clock: VirtualClock) -> Definitions:
+    return Definitions(gateway, clock)  # type: ignore[arg-type]  # all that is needed of a gateway
+
+
+def test_each_task_definition_is_asked_for_once_in_a_while(
+    definitions: Definitions, gateway: Gateway, clock: VirtualClock
+) -> None:
+    assert [definitions("etl"), definitions("etl"), definitions("ml")] == [SHOWN] * 3
+    assert gateway.asked == ["etl", "ml"]
+    clock.wait(module.REMEMBER + 1)
+    definitions("etl")
+    assert gateway.asked == ["etl", "ml", "etl"]
+
+
+@pytest.mark.parametrize("error", [EcsThrottled("x"), EcsUnavailable("x")])
+def test_what_can_not_be_known_now_is_asked_again_later(
+    definitions: Definitions, gateway: Gateway, clock: VirtualClock, error: Exception
+) -> None:
+    gateway.error = error
+    assert (definitions("etl"), definitions("etl")) == (None, None)
+    assert gateway.asked == ["etl"]
+    gateway.error = None
+    clock.wait(module.REMEMBER + 1)
+    assert definitions("etl") == SHOWN
+
+
+def test_what_was_known_is_not_forgotten_while_ecs_does_not_answer(
+    definitions: Definitions, gateway: Gateway, clock: VirtualClock
+) -> None:
+    definitions("etl")
+    gateway.error = EcsUnavailable("x")
+    clock.wait(module.REMEMBER + 1)
+    assert definitions("etl") == SHOWN
+
+
+def test_authors_can_not_fill_the_memory(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP", 10)
+    for n in range(100):
+        definitions(f"etl:{n}")
+    assert len(definitions._known) <= 10
