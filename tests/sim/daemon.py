@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -54,6 +55,7 @@ PROFILE: Final = runtask.Profile(
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
     },
 )
+SPOT: Final = ({"capacityProvider": "FARGATE_SPOT", "weight": 1}, {"capacityProvider": "FARGATE", "weight": 0})
 SECRET: Final = "eyJsecret"
 """Stands for the token that only the container's command may hold."""
 
@@ -72,15 +74,21 @@ class Options:
     retention: float
     orphan_grace: float = 600.0
     queues: tuple[tuple[str, int, str], ...] = ()
+    spot_fallback_after: int = 0
 
     @property
     def profiles(self) -> Profiles:
         """Those of the queues, beside the default one."""
+        default = PROFILE
+        if self.spot_fallback_after:
+            common = {name: value for name, value in PROFILE.run_task.items() if name != "launchType"}
+            request = {**common, "capacityProviderStrategy": SPOT}
+            default = replace(PROFILE, run_task=request, spot_fallback_after=self.spot_fallback_after)
         named = {
-            name: replace(PROFILE, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
+            name: replace(default, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
             for name, share, shard in self.queues
         }
-        return Profiles(PROFILE, named)
+        return Profiles(default, named)
 
 
 class Delivery:
@@ -206,7 +214,7 @@ class Shard:
             resend_for=options.policy.resend_for,
             on_call=lambda *_: None,
         )
-        delivery = Delivery()
+        delivery, self.fallbacks = Delivery(), Fallbacks()
         self.calls = Calls(process, lambda w: gateway.run(w, delivery.command(w)))
         gates = {"ecs": Gate(), "api_server": Gate()}
         note = sim.note
@@ -220,7 +228,7 @@ class Shard:
             policy=options.policy,
             ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
-            fallbacks=Fallbacks(),
+            fallbacks=self.fallbacks,
             max_running_tasks=profiles.limits(options.max_running_tasks)[name],
             on_answer=lambda w, answer: note(
                 "answer",
@@ -286,7 +294,12 @@ class Replica:
         self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
         names = sorted({profile.shard for profile in options.profiles.all()})
         stores: dict[str, Any] = {
-            name: StorePort(process, database, SqlStore(database.engine, DEPLOYMENT, name)) for name in names
+            name: StorePort(
+                process,
+                database,
+                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._written, name)),
+            )
+            for name in names
         }
         leases = [shard_lease(DEPLOYMENT, name or "region") for name in names]
         self.crowd = (
@@ -302,6 +315,10 @@ class Replica:
             else None
         )
         self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
+        self._by_name = dict(zip(names, self.shards, strict=True))
+
+    def _written(self, shard: str, old: Workload, new: Workload) -> None:
+        self._by_name[shard].fallbacks.moved(old, new, self.clock.monotonic())
 
     def run(self) -> None:
         first, *others = self.shards
