@@ -99,7 +99,10 @@ class Store(Protocol):
         """Of the whole deployment."""
 
     def counts_here(self) -> Counts:
-        """Of what is in flight in this shard, and of what waits for a launch anywhere."""
+        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard."""
+
+    def freed(self) -> int:
+        """A number that rises when this process has taken a workload out of flight: a slot may be free again."""
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         """PENDING workloads of these queues that are wanted and due, the most urgent first, with their spec.

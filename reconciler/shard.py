@@ -158,6 +158,7 @@ class Shard:
         self._fresh, self._backlog_at = False, 0.0
         self._manager: Manager | None = None
         self._adopt: Adopt | None = None
+        self._said: dict[str, str] = {}
 
     @property
     def started(self) -> bool:
@@ -277,7 +278,8 @@ class Shard:
         """Set the gauges of what is seen now. Raises StoreUnavailable."""
         common = self._common
         common.report()
-        self._metrics.held(self.held())
+        self._metrics.held(held := self.held())
+        self._log_holds(held)
         self._metrics.seen(len(adopt.orphans), adopt.breakers(), self._limiter.levels())
         deployment = common.settings.options.deployment
         self._metrics.count(partial(take_census, common.engine, deployment, self.name))
@@ -297,6 +299,15 @@ class Shard:
         if self._common.clock.monotonic() >= self._backlog_at:
             self._backlog_at = self._common.clock.monotonic() + BACKLOG_INTERVAL
             self._metrics.event_backlog(SQS, events.backlog())
+
+    def _log_holds(self, held: dict[str, str]) -> None:
+        """Each cause in AWS's or Airflow's words: when it begins, when the words change, and when it ends."""
+        for cause, reason in held.items():
+            if self._said.get(cause) != reason:
+                log.warning("launches are held", shard=self.name, cause=cause, reason=reason)
+        for cause in self._said.keys() - held.keys():
+            log.info("launches are held no longer", shard=self.name, cause=cause)
+        self._said = held
 
     def _completed(self) -> Profiles:
         """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""

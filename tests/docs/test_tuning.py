@@ -12,6 +12,7 @@ from rich.console import Console
 from reconciler.config import ReconcilerOptions
 from reconciler.core.finding import Level
 from reconciler.doctor.airflow import check_airflow
+from reconciler.doctor.pools import Pools
 from reconciler.show import show_findings
 from tests.docs.pages import BLOCKS, ROOT
 from tests.doctor.test_airflow import settings
@@ -31,7 +32,7 @@ def table() -> dict[str, tuple[str, str, str]]:
 
 def findings(column: int, tasks: int) -> list[Any]:
     its = {name: values[column] for name, values in table().items()} | {"[logging] remote_logging": "True"}
-    pools = {"default_pool": int(its["default_pool"])}
+    pools = Pools({"default_pool": int(its["default_pool"])})
     return list(check_airflow(settings(tasks=tasks), lambda s, o: its.get(f"[{s}] {o}"), {}, pools))
 
 

@@ -59,7 +59,7 @@ def explained(conn: Connection, statement: str, parameters: Any, *, generic: boo
     def number(found: re.Match[str]) -> str:
         if found[2]:
             return "%"
-        values.append(Literal(parameters[found[1]]).as_string(dbapi))  # type: ignore[arg-type] # psycopg's connection
+        values.append(Literal(parameters[found[1]]).as_string(dbapi))
         return f"${len(values)}"
 
     text = _PARAMETER.sub(number, statement)

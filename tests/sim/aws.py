@@ -18,7 +18,7 @@ from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from reconciler.localecs.task import Task
     from tests.sim.airflow import Airflow
@@ -142,6 +142,7 @@ class Aws:
             signed=round(signed_at, 3),
             result=result,
             arn=short(tasks[0]["taskArn"]) if tasks else None,
+            spot=asks_for_spot(request) if "capacityProviderStrategy" in request else None,
         )
 
     def pump(self) -> None:
@@ -208,6 +209,12 @@ class Aws:
         for task in answer["tasks"]:
             self.sim.note("foreign", arn=short(task["taskArn"]), name=started_by)
         self.pump()
+
+
+def asks_for_spot(request: Mapping[str, Any]) -> bool:
+    """Whether a RunTask request prefers Spot."""
+    strategy = request.get("capacityProviderStrategy", ())
+    return any(item["capacityProvider"] == "FARGATE_SPOT" for item in strategy)
 
 
 def short(arn: str) -> str:

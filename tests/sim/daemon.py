@@ -59,6 +59,7 @@ PROFILE: Final = runtask.Profile(
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
     },
 )
+SPOT: Final = ({"capacityProvider": "FARGATE_SPOT", "weight": 1}, {"capacityProvider": "FARGATE", "weight": 0})
 SECRET: Final = "eyJsecret"
 """Stands for the token that only the container's command may hold."""
 
@@ -78,15 +79,21 @@ class Options:
     retention: float
     orphan_grace: float = 600.0
     queues: tuple[tuple[str, int, str], ...] = ()
+    spot_fallback_after: int = 0
 
     @property
     def profiles(self) -> Profiles:
         """Those of the queues, beside the default one."""
+        default = PROFILE
+        if self.spot_fallback_after:
+            common = {name: value for name, value in PROFILE.run_task.items() if name != "launchType"}
+            request = {**common, "capacityProviderStrategy": SPOT}
+            default = replace(PROFILE, run_task=request, spot_fallback_after=self.spot_fallback_after)
         named = {
-            name: replace(PROFILE, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
+            name: replace(default, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
             for name, share, shard in self.queues
         }
-        return Profiles(PROFILE, named)
+        return Profiles(default, named)
 
 
 class Delivery:
@@ -216,7 +223,7 @@ class Shard:
             resend_for=options.policy.resend_for,
             on_call=lambda *_: None,
         )
-        delivery = Delivery()
+        delivery, self.fallbacks, self.freshness = Delivery(), Fallbacks(), freshness.Freshness()
         self.calls = Calls(process, lambda w: gateway.run(w, delivery.command(w)))
         gates = {"ecs": Gate(), "api_server": Gate()}
         note = sim.note
@@ -230,7 +237,7 @@ class Shard:
             policy=options.policy,
             ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
-            fallbacks=Fallbacks(),
+            fallbacks=self.fallbacks,
             max_running_tasks=profiles.limits(options.max_running_tasks)[name],
             on_answer=lambda w, answer: note(
                 "answer",
@@ -253,7 +260,7 @@ class Shard:
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=lambda what: note("orphan", who=process.name, what=what),
-            freshness=replica.freshness[name],
+            freshness=self.freshness,
         )
         retry = Retry(
             store,
@@ -273,7 +280,7 @@ class Shard:
         lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
         elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
-        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, replica.freshness[name]
+        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, self.freshness
         controllers: list[Controller] = [self.launch, self.adopt, retry, cleanup]
         if aws.post and not name:
             client = QueueClient(aws.post, aws, process)
@@ -281,7 +288,7 @@ class Shard:
                 store,
                 EventQueue(client, aws.post.sqs.url(QUEUE), clock, on_call=lambda *_: None, calls=1),  # type: ignore[arg-type] # what it calls
                 clock,
-                freshness=replica.freshness[name],
+                freshness=self.freshness,
                 deployment=DEPLOYMENT,
                 shard=name,
                 on_event=lambda result, _: note("heard", who=process.name, result=result),
@@ -309,10 +316,11 @@ class Replica:
         self.sim, self.process = sim, process
         self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
         names = sorted({profile.shard for profile in options.profiles.all()})
-        self.freshness = {name: freshness.Freshness() for name in names}
         stores: dict[str, Any] = {
             name: StorePort(
-                process, database, SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._moved, name))
+                process,
+                database,
+                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._written, name)),
             )
             for name in names
         }
@@ -330,6 +338,11 @@ class Replica:
             else None
         )
         self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
+        self._by_name = dict(zip(names, self.shards, strict=True))
+
+    def _written(self, shard: str, old: Workload, new: Workload) -> None:
+        self._by_name[shard].fallbacks.moved(old, new, self.clock.monotonic())
+        self._by_name[shard].freshness.moved(old, new, self.clock.monotonic())
 
     def run(self) -> None:
         first, *others = self.shards
@@ -349,9 +362,6 @@ class Replica:
             with suppress(StoreUnavailable):
                 self.crowd.look()
             clock.wait(self.crowd.interval)
-
-    def _moved(self, shard: str, old: Workload, new: Workload) -> None:
-        self.freshness[shard].moved(old, new, self.clock.monotonic())
 
     def stop(self) -> None:
         """SIGTERM: finish the passes under way, record what is answered, let the lease go."""

@@ -81,6 +81,8 @@ class Plan:
     fails_to_write: float = 0.0
     queues: tuple[tuple[str, int, str], ...] = ()
     """Queues with profiles of their own: name, max_running_tasks (and an Airflow pool of that size), and shard."""
+    spot_fallback_after: int = 0
+    """Tasks are to run on Spot, and after so many failures for want of its capacity on demand. 0: neither."""
     mail: Mail | None = None
     """ECS's events come into a queue, and the daemons listen."""
 
@@ -145,6 +147,8 @@ def plan(seed: int) -> Plan:
     troubles: list[Trouble] = []
     for kind in kinds:
         troubles += KINDS[kind](rng, chaos, tasks)
+    spot, no_spot = _spot(random.Random(f"spot/{seed}"), chaos)
+    troubles += no_spot
     return Plan(
         seed=seed,
         kinds=tuple(kinds),
@@ -164,7 +168,24 @@ def plan(seed: int) -> Plan:
         signature_lives=rng.choice([300.0, 900.0]),
         locked=rng.choice([0.0, 0.0, 0.3, 0.7]),
         fails_to_write=rng.choice([0.0, 0.0, 0.3, 1.0]),
+        spot_fallback_after=spot,
     )
+
+
+def _spot(rng: random.Random, chaos: float) -> tuple[int, list[Trouble]]:
+    """One universe in eight runs on Spot, which has no capacity from time to time and takes tasks away."""
+    if rng.random() >= 0.125:
+        return 0, []
+    troubles = []
+    for _ in range(rng.choice([1, 2])):
+        at, seconds = round(rng.random() * chaos * 0.7, 1), rng.choice([300.0, 900.0, 1800.0])
+        troubles.append(Trouble(at, "Spot has no room", {"seconds": seconds}))
+        troubles.append(Trouble(at + 20.0, "Spot takes a task", {"which": round(rng.random(), 3)}))
+        start = round(rng.random() * chaos * 0.7, 1)
+        troubles.append(
+            Trouble(start, "Spot takes a start", {"which": round(rng.random(), 3)}, when="RunTask: answered")
+        )
+    return rng.choice([1, 2, 3]), troubles
 
 
 def queued(plain: Plan) -> Plan:

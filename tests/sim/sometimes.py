@@ -54,6 +54,10 @@ PATHS: Final = (
     "pruned",
     "host lost",
     "backup restored",
+    "no Spot capacity",
+    "taken by Spot before it began",
+    "launched on demand in place of Spot",
+    "Spot tried again",
 )
 
 
@@ -66,8 +70,14 @@ def count(trace: Iterable[dict[str, Any]]) -> Counter[str]:
     seen: Counter[str] = Counter()
     emitted: set[str] = set()
     live: dict[str | None, str] = {}
+    spot: bool | None = None
     for event in trace:
         kind = event["kind"]
+        if kind == "run_task" and event["spot"] is not None:
+            seen["no Spot capacity"] += event["spot"] and event["result"].startswith("Capacity")
+            seen["launched on demand in place of Spot"] += not event["spot"] and event["result"] == "created"
+            seen["Spot tried again"] += event["spot"] and spot is False
+            spot = event["spot"]
         if kind == "row":
             _row(event, seen, live)
         elif kind == "emit" and event["what"] == "task":
@@ -155,7 +165,8 @@ def _edge(old: dict[str, Any], new: dict[str, Any], via: str) -> list[str]:
         case _, "LOST":
             return ["lost declared"]
         case "STARTED", "PENDING":
-            return ["start failed and tried again"]
+            by_spot = old["stop_code"] in ("SpotInterruption", "TerminationNotice")
+            return ["taken by Spot before it began" if by_spot else "start failed and tried again"]
         case (("STARTED" | "LAUNCHING"), "FAILED_START"):
             return ["start given up"]
         case "STARTED", "STOPPING":
