@@ -197,6 +197,8 @@ def waits(seconds: float) -> list[Event]:
 
 EXIT = at(2, "exit", arn="a", id="t1-1", attempt=1, code=1, why="broken")
 GONE: list[Event] = [stopped(1.5)]
+
+
 def hears(version: int) -> list[Event]:
     """Version 3 of a running task's state is deleted while its row knows this one."""
     row = Row()
