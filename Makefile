@@ -96,4 +96,4 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
 	@touch $@
 
-.PHONY: help install demo check test test-fast sim chaos bench format docs lock clean tools release-check
+.PHONY: help install demo check test test-fast sim sim-budget chaos bench format docs lock clean tools release-check
