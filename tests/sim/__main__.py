@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim import mutants, sometimes
 from tests.sim.budgets import search
 from tests.sim.check import Violation, check
-from tests.sim.plan import from_json, plan, queued, to_json
+from tests.sim.plan import from_json, listening, plan, queued, to_json
 from tests.sim.shrink import shrink
 from tests.sim.story import tell
 from tests.sim.universe import Universe
@@ -64,10 +64,11 @@ class Tally:
             self.failed.setdefault(rule, []).extend(seeds)
 
 
-def run(seed: int, mutant: str | None = None, *, queues: bool = False) -> Result:
+def run(seed: int, mutant: str | None = None, *, queues: bool = False, events: bool = False) -> Result:
     """One universe."""
+    made = queued(plan(seed)) if queues else plan(seed)
     with mutants.planted(mutant):
-        universe = Universe(queued(plan(seed)) if queues else plan(seed))
+        universe = Universe(listening(made) if events else made)
         trace = universe.run()
     return Result(seed, universe.sim.now / 3600, check(trace), sometimes.count(trace))
 
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--story", metavar="SEED", help="tell one universe instead, shrunk if it fails; or a kept plan")
     parser.add_argument("--keep", type=int, metavar="SEED", help="print the plan of a seed, to be kept as a regression")
     parser.add_argument("--queues", action="store_true", help="with several queues, one of them in another account")
+    parser.add_argument(
+        "--events", action="store_true", help="with a queue of events, which is not to be trusted either"
+    )
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
@@ -111,7 +115,7 @@ def _budgets(names: Sequence[str], jobs: int) -> int:
 
 def _many(options: argparse.Namespace) -> int:
     """Run the seeds, block by block. With a log, those blocks that it has need not be run again."""
-    what = {"code": _code(), "mutant": options.mutant, "queues": options.queues}
+    what = {"code": _code(), "mutant": options.mutant, "queues": options.queues, "events": options.events}
     known = _logged(options.log, what) if options.log else {}
     whole, began, ran = Tally(), time.monotonic(), 0
     taken: list[tuple[int, set[str]]] = []
@@ -122,7 +126,8 @@ def _many(options: argparse.Namespace) -> int:
             if (tally := known.get((first, count))) is None:
                 tally = Tally()
                 results: Iterable[Result] = pool.imap_unordered(
-                    partial(run, mutant=options.mutant, queues=options.queues), range(first, first + count)
+                    partial(run, mutant=options.mutant, queues=options.queues, events=options.events),
+                    range(first, first + count),
                 )
                 for result in results:
                     ran += 1
@@ -143,7 +148,8 @@ def _many(options: argparse.Namespace) -> int:
     say(f"\n{whole.universes} universes, {whole.hours:.0f} hours lived")
     for rule, seeds in sorted(whole.failed.items()):
         say(f"{len(seeds):6} broke {rule}: seeds {', '.join(map(str, sorted(seeds)[:10]))}")
-    never = [path for path in sometimes.PATHS if not whole.paths[path]]
+    wanted = (*sometimes.PATHS, *sometimes.EVENT_PATHS) if options.events else sometimes.PATHS
+    never = [path for path in wanted if not whole.paths[path]]
     say("never: " + (", ".join(never) or "nothing, every path was taken"))
     if options.cover:
         say("cover:", " ".join(map(str, _cover(taken))))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reconciler.localecs.task import Task
     from tests.sim.airflow import Airflow
     from tests.sim.engine import Process, Sim
+    from tests.sim.post import Post
 
 FAR: Final = "far"
 """The cluster of another account, which nobody reaches with the first one's credentials, nor the other way round."""
@@ -61,7 +62,9 @@ class Aws:
 
     def __init__(self, sim: Sim, settings: Settings, skew: float, chance: random.Random) -> None:
         self.sim, self.skew, self.chance = sim, skew, chance
-        self.model = EcsModel(settings, chance)
+        self.model = EcsModel(settings, chance, events=True)
+        self.post: Post | None = None
+        """Takes the events, where there is a queue of them."""
         self.weather = Weather()
         self.airflow: Airflow
         self.runners: dict[tuple[str, str], Runner] = {}
@@ -143,6 +146,9 @@ class Aws:
     def pump(self) -> None:
         """Carry out what the model wants done, and wake when it will want more."""
         effects = self.model.advance(self.now)
+        events = self.model.take_events()
+        if self.post:
+            self.post.take(events, self.now)
         for effect in effects:
             if isinstance(effect, StartContainer):
                 runner = Runner(self, effect)

@@ -18,13 +18,15 @@ from reconciler import manager as manager_module
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
+from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
-from reconciler.core import decide, runtask
+from reconciler.core import decide, freshness, runtask
 from reconciler.core.answer import Answer, Unknown
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
 from reconciler.core.spot import Fallbacks
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Crowd, Elector
@@ -34,11 +36,13 @@ from reconciler.store.daemon import SqlStore
 from tests.sim.airflow import valid_for
 from tests.sim.aws import FAR, Client
 from tests.sim.database import StorePort
+from tests.sim.post import QUEUE, QueueClient
 from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from reconciler.controllers import Controller
     from reconciler.core.identity import Launched
     from reconciler.core.task import Workload
     from reconciler.seams import Lease
@@ -61,6 +65,7 @@ SECRET: Final = "eyJsecret"
 
 
 POLICY = decide.Policy()
+FRESHNESS: Final = ("TOLD_WITHIN", "FIRST_WITHIN", "SILENT_AFTER", "CALM")
 
 
 @dataclass(frozen=True)
@@ -183,13 +188,17 @@ class Observer:
         self._held: set[tuple[str, str]] = set()
         self.adopt: Adopt
         self.gates: dict[str, Gate]
+        self.freshness: freshness.Freshness
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
         breakers = {"missing": self.adopt.missing_breaker, "orphan": self.adopt.orphan_breaker}
         held = {("breaker", name) for name, breaker in breakers.items() if breaker.tripped}
+        held |= {("relied_on", "events")} if self.freshness.reason is None else set()
         held |= {("gate", name) for name, gate in self.gates.items() if gate.reason}
         for kind, which in sorted(held - self._held):
             self._sim.note(kind, who=self._who, which=which)
+        if ("relied_on", "events") in self._held - held:
+            self._sim.note("not_relied_on", who=self._who, why=self.freshness.reason)
         self._held = held
 
     def leading(self, epoch: int | None) -> None:
@@ -251,6 +260,7 @@ class Shard:
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=lambda what: note("orphan", who=process.name, what=what),
+            freshness=replica.freshness[name],
         )
         retry = Retry(
             store,
@@ -270,9 +280,22 @@ class Shard:
         lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
         elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
-        observer.adopt, observer.gates = self.adopt, gates
+        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, replica.freshness[name]
+        controllers: list[Controller] = [self.launch, self.adopt, retry, cleanup]
+        if aws.post and not name:
+            client = QueueClient(aws.post, aws, process)
+            listen = Listen(
+                store,
+                EventQueue(client, aws.post.sqs.url(QUEUE), clock, on_call=lambda *_: None, calls=1),  # type: ignore[arg-type] # what it calls
+                clock,
+                freshness=replica.freshness[name],
+                deployment=DEPLOYMENT,
+                shard=name,
+                on_event=lambda result, _: note("heard", who=process.name, result=result),
+            )
+            controllers.append(listen)
         self.manager = Manager(
-            [self.launch, self.adopt, retry, cleanup],
+            controllers,
             elector,
             Paced(clock, elector.interval),
             observer,
@@ -293,11 +316,12 @@ class Replica:
         self.sim, self.process = sim, process
         self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
         names = sorted({profile.shard for profile in options.profiles.all()})
+        self.freshness = {name: freshness.Freshness() for name in names}
         stores: dict[str, Any] = {
             name: StorePort(
                 process,
                 database,
-                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._written, name)),
+                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._moved, name)),
             )
             for name in names
         }
@@ -317,8 +341,10 @@ class Replica:
         self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
         self._by_name = dict(zip(names, self.shards, strict=True))
 
-    def _written(self, shard: str, old: Workload, new: Workload) -> None:
-        self._by_name[shard].fallbacks.moved(old, new, self.clock.monotonic())
+    def _moved(self, shard: str, old: Workload, new: Workload) -> None:
+        now = self.clock.monotonic()
+        self._by_name[shard].fallbacks.moved(old, new, now)
+        self.freshness[shard].moved(old, new, now)
 
     def run(self) -> None:
         first, *others = self.shards

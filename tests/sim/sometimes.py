@@ -61,6 +61,10 @@ PATHS: Final = (
 )
 
 
+EVENT_PATHS: Final = ("event applied", "event was old news", "foreign event", "events relied on", "events went stale")
+"""The same where there is a queue of events."""
+
+
 def count(trace: Iterable[dict[str, Any]]) -> Counter[str]:
     """How often each of PATHS was taken in a trace."""
     seen: Counter[str] = Counter()
@@ -104,6 +108,9 @@ def _plain(event: dict[str, Any]) -> str | None:
         return {"success": "callback succeeded", "failed": "callback failed"}.get(event["state"])
     if kind == "breaker":
         return f"{event['which']} breaker tripped"
+    if kind == "heard":
+        known = {"applied": "event applied", "stale": "event was old news", "foreign": "foreign event"}
+        return known.get(event["result"])
     if kind == "gate":
         return "held behind the API gate" if event["which"] == "api_server" else "held behind the ECS gate"
     if kind == "refused_write":
@@ -115,6 +122,8 @@ def _plain(event: dict[str, Any]) -> str | None:
         "overtaken": "compare-and-swap lost",
         "commit_unknown": "unknown commit",
         "event_lost": "event lost on a locked row",
+        "relied_on": "events relied on",
+        "not_relied_on": "events went stale",
         "fenced": "container ended itself when fenced",
         "late": "row written late",
         "host_lost": "host lost",

@@ -15,6 +15,7 @@ from tests.sim.aws import FOREIGN, Aws, asks_for_spot, short
 from tests.sim.daemon import Options, Replica
 from tests.sim.database import Database
 from tests.sim.engine import Process, Sim
+from tests.sim.post import Post
 from tests.sim.scheduler import Scheduler
 from tests.sim.sql import remembered_workloads
 
@@ -61,6 +62,8 @@ class Universe:
         )
         self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"))
         self.aws.signature_lives = plan.signature_lives
+        if plan.mail:
+            self.aws.post = Post(sim, settings, random.Random(f"{name}/mail"), plan.mail, self.aws.now)
         self.airflow = Airflow(sim, random.Random(f"{name}/airflow"), api_skew)
         self.aws.airflow = self.airflow
         self.airflow.weather.locked = plan.locked
