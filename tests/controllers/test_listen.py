@@ -382,7 +382,9 @@ class TestMissing:
         for task in world.live():
             world.model.faults.hide(task["taskArn"])
         world.replica.listen.reconcile(world.lease())
-        world.replica.freshness.reason = None  # as if events had been timely to the last
+        # As if events had been timely to the last, and nobody's turn to be looked at had come since ECS began to hide.
+        world.replica.freshness.reason = None
+        world.replica.adopt._look_at = world.clock.now + 5
         assert not world.replica.adopt._missed
         world.replica.adopt.reconcile(world.lease())
         assert world.row("lost").phase is Phase.LAUNCHING

@@ -60,9 +60,11 @@ class Weather:
 class Aws:
     """One account. Its clock is `skew` seconds ahead of the true time."""
 
-    def __init__(self, sim: Sim, settings: Settings, skew: float, chance: random.Random) -> None:
+    def __init__(
+        self, sim: Sim, settings: Settings, skew: float, chance: random.Random, *, events: bool = False
+    ) -> None:
         self.sim, self.skew, self.chance = sim, skew, chance
-        self.model = EcsModel(settings, chance, events=True)
+        self.model = EcsModel(settings, chance, events=events)
         self.post: Post | None = None
         """Takes the events, where there is a queue of them."""
         self.weather = Weather()
@@ -146,9 +148,8 @@ class Aws:
     def pump(self) -> None:
         """Carry out what the model wants done, and wake when it will want more."""
         effects = self.model.advance(self.now)
-        events = self.model.take_events()
         if self.post:
-            self.post.take(events, self.now)
+            self.post.take(self.model.take_events(), self.now)
         for effect in effects:
             if isinstance(effect, StartContainer):
                 runner = Runner(self, effect)

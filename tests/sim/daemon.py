@@ -223,7 +223,7 @@ class Shard:
             resend_for=options.policy.resend_for,
             on_call=lambda *_: None,
         )
-        delivery, self.fallbacks = Delivery(), Fallbacks()
+        delivery, self.fallbacks, self.freshness = Delivery(), Fallbacks(), freshness.Freshness()
         self.calls = Calls(process, lambda w: gateway.run(w, delivery.command(w)))
         gates = {"ecs": Gate(), "api_server": Gate()}
         note = sim.note
@@ -260,7 +260,7 @@ class Shard:
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=lambda what: note("orphan", who=process.name, what=what),
-            freshness=replica.freshness[name],
+            freshness=self.freshness,
         )
         retry = Retry(
             store,
@@ -280,7 +280,7 @@ class Shard:
         lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
         elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
-        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, replica.freshness[name]
+        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, self.freshness
         controllers: list[Controller] = [self.launch, self.adopt, retry, cleanup]
         if aws.post and not name:
             client = QueueClient(aws.post, aws, process)
@@ -288,7 +288,7 @@ class Shard:
                 store,
                 EventQueue(client, aws.post.sqs.url(QUEUE), clock, on_call=lambda *_: None, calls=1),  # type: ignore[arg-type] # what it calls
                 clock,
-                freshness=replica.freshness[name],
+                freshness=self.freshness,
                 deployment=DEPLOYMENT,
                 shard=name,
                 on_event=lambda result, _: note("heard", who=process.name, result=result),
@@ -316,12 +316,11 @@ class Replica:
         self.sim, self.process = sim, process
         self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
         names = sorted({profile.shard for profile in options.profiles.all()})
-        self.freshness = {name: freshness.Freshness() for name in names}
         stores: dict[str, Any] = {
             name: StorePort(
                 process,
                 database,
-                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._moved, name)),
+                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._written, name)),
             )
             for name in names
         }
@@ -341,10 +340,9 @@ class Replica:
         self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
         self._by_name = dict(zip(names, self.shards, strict=True))
 
-    def _moved(self, shard: str, old: Workload, new: Workload) -> None:
-        now = self.clock.monotonic()
-        self._by_name[shard].fallbacks.moved(old, new, now)
-        self.freshness[shard].moved(old, new, now)
+    def _written(self, shard: str, old: Workload, new: Workload) -> None:
+        self._by_name[shard].fallbacks.moved(old, new, self.clock.monotonic())
+        self._by_name[shard].freshness.moved(old, new, self.clock.monotonic())
 
     def run(self) -> None:
         first, *others = self.shards

@@ -60,7 +60,7 @@ class Universe:
             rates=PUBLISHED_RATES if plan.throttles else {},
             list_page_size=5 if plan.throttles else 100,
         )
-        self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"))
+        self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"), events=plan.mail is not None)
         self.aws.signature_lives = plan.signature_lives
         if plan.mail:
             self.aws.post = Post(sim, settings, random.Random(f"{name}/mail"), plan.mail, self.aws.now)
