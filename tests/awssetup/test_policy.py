@@ -214,6 +214,7 @@ def test_the_pages_name_the_same_actions(policy: list[dict[str, Any]]) -> None:
     assert actions(copied) == actions(policy) - FROM_THE_QUEUE
     table = (DOCS / "security.md").read_text().partition("| action | for | limited to |")[2].partition("\n\n")[0]
     first = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    # What other accounts need is in the template for those who name roles there.
     assert set(re.findall(r"`(\w+:\w+)`", first)) == actions(policy) | IN_ANOTHER_ACCOUNT
 
 

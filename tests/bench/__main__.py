@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 RESULTS: Final = ROOT / ".bench"
 DOCS: Final = ROOT / "docs"
-LANES: Final = 4
+LANES: Final = 6
 """Scenarios at a time, of those that wait more than they work. The short form runs all of them so."""
 
 

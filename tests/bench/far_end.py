@@ -25,6 +25,8 @@ LATENCIES: Final[Mapping[str, float | Spread]] = {
     "ListTasks": 0.06,
 }
 """Seconds until an answer arrives."""
+EVENT_DELAY, EVENT_SPREAD = 0.1, 0.3
+"""At least, and up to so many more, seconds that an event is on its way, from ECS over EventBridge into the queue."""
 PROBE: Final = 0.02
 """Seconds between two looks at how late this process is."""
 LAUNCH: Final = {"cluster-resource-modify": 1.0, "fargate-run-task": 1.0, "fargate-launches": 1.0}
@@ -34,7 +36,7 @@ LAUNCH: Final = {"cluster-resource-modify": 1.0, "fargate-run-task": 1.0, "farga
 class FarEnd(LocalEcs):
     """Notes every call, plays the containers, and does to its clients what a scenario wants. Times are monotonic."""
 
-    def __init__(self, *, database: str | None, latency: bool, **settings: Any) -> None:
+    def __init__(self, *, database: str | None, latency: bool, events: bool, **settings: Any) -> None:
         self._containers = Containers(database, self.container_exited)
         self._held_back = threading.local()
         self.calls: list[tuple[float, str, str, int, float]] = []
@@ -45,8 +47,11 @@ class FarEnd(LocalEcs):
         super().__init__(
             settings=Settings(answer_latency=LATENCIES if latency else {}, **settings),
             on_effect=self._containers.execute,
+            events_queue="ecs-events" if events else None,
             seed=1,
         )
+        with self.sqs.lock:
+            self.sqs.model.faults.on_delivery(delay=EVENT_DELAY, spread=EVENT_SPREAD, times=None)
         self._containers.start()
         threading.Thread(target=self._probe, daemon=True).start()
 
@@ -115,7 +120,8 @@ class FarEnd(LocalEcs):
         began = time.monotonic()
 
         def make_noise() -> None:
-            while not self._stop_noise.wait(1 / per_second):
+            greedy = False
+            while not self._stop_noise.wait(0.01 if greedy else 1 / per_second):
                 greedy = greedy_at <= time.monotonic() - began < greedy_at + greedy_for
                 with self.lock:
                     try:
@@ -180,7 +186,7 @@ def _whose(operation: str, request: Mapping[str, Any]) -> int:
 
 def main() -> None:
     with FarEnd(**json.loads(sys.argv[1])) as ecs:
-        told = {"endpoint": ecs.endpoint_url, "queue_url": getattr(ecs, "queue_url", None)}
+        told = {"endpoint": ecs.endpoint_url, "queue_url": ecs.sqs.events_queue_url}
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
         for line in sys.stdin:

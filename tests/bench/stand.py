@@ -150,7 +150,8 @@ class Stand:
         with ExitStack() as undo:
             self.database = self._databases.make()
             undo.callback(self.database.close)
-            self.ecs = FarEnd(self._folder, database=self.database.url, **{"latency": True, **self._far_end_settings})
+            far_end = {"latency": True, "events": self._events, **self._far_end_settings}
+            self.ecs = FarEnd(self._folder, database=self.database.url, **far_end)
             undo.callback(self.ecs.close)
             self.environment = self._environment()
             self.scheduler = self.start_scheduler()
@@ -181,7 +182,7 @@ class Stand:
             "AWS_SECRET_ACCESS_KEY": "goes",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        if self._events and self.ecs.queue_url:
+        if self.ecs.queue_url:
             environment["AIRFLOW__ECS_RECONCILER__EVENTS_QUEUE_URL"] = self.ecs.queue_url
             environment["AWS_ENDPOINT_URL_SQS"] = self.ecs.endpoint
         return environment

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow import settings
 from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from reconciler.airflow import parts
 from reconciler.core.phase import Phase
@@ -342,3 +343,25 @@ def test_the_books_heal_from_the_table(world: World) -> None:
     world.daemon(w.exec_id, phase="EXITED", attempt=1, exit_code=0)
     world.beat()
     assert world.running == set()
+
+
+def test_rows_are_compared_with_task_instances_without_a_join(world: World) -> None:
+    """With statistics from before a burst, PostgreSQL would compare each of a thousand rows with a thousand of them."""
+    rows = world.queued(3)
+    world.set_ti(rows[0], state="failed")
+    parts = world.executor._parts
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        with parts.begin() as connection:
+            in_doubt = parts._upkeep._airflow.in_doubt(connection, parts._owner)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert in_doubt == {rows[0].exec_id}
+    assert any("task_instance" in statement for statement in statements)
+    assert not [s for s in statements if "task_instance" in s and "ecs_workload" in s]
