@@ -313,6 +313,13 @@ def test_a_start_that_runs_for_long_is_not_late() -> None:
     assert rule not in {violation.rule for violation in check(late_stop(900))}
 
 
+def test_a_row_that_was_deleted_by_hand_and_written_anew_begins_anew() -> None:
+    row, again = Row(), Row()
+    first = [*row.launched(), *GONE, row.write(2.0, phase="EXITED", exit_code=0)]
+    assert check([*first, row.gone(3.0, via="by hand"), *again.launched(4.0, "b")]) == []
+    assert check([*first, row.gone(3.0, via="prune"), *again.launched(4.0, "b")]) != []
+
+
 def test_a_violation_names_those_whom_its_story_is_about() -> None:
     checker = Checker()
     (violation,) = checker.check(write({"phase": "RUNNING"}))
