@@ -27,8 +27,11 @@ test: check .venv-3.2/.installed .tools/.binaries ## check, and every test: unit
 test-fast: .venv/.installed ## The tests that start no Airflow
 	@$(BIN)/python -m pytest -m "not airflow" $(ARGS)
 
-sim: .venv/.installed ## Simulate N worlds from seed SEED: everything fails, nothing may go wrong (N=1000 SEED=0)
-	@$(BIN)/python -m tests.sim $(or $(N),1000) $(or $(SEED),0)
+sim: .venv/.installed ## Simulate N worlds from seed SEED: everything fails, nothing may go wrong (N=1000 SEED=0 ARGS=--log=FILE)
+	@$(BIN)/python -m tests.sim $(or $(N),1000) $(or $(SEED),0) $(ARGS)
+
+sim-budget: .venv/.installed ## Look anew for simulated worlds that find each planted fault, and write which
+	@$(BIN)/python -m tests.sim --budget
 
 chaos: .venv/.installed ## Real processes on a real database and a bad network: N worlds from seed SEED (N=10 SEED=1)
 	@$(BIN)/python -m tests.chaos $(or $(N),10) $(or $(SEED),1)
@@ -93,4 +96,4 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --no-deps --python .venv-3.2/bin/python --editable .
 	@touch $@
 
-.PHONY: help install demo check test test-fast sim chaos bench format docs lock clean tools release-check
+.PHONY: help install demo check test test-fast sim sim-budget chaos bench format docs lock clean tools release-check

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reconciler.core import runtask
+from reconciler.core.errors import EventsUnavailable
 from reconciler.core.finding import Finding, error, fine, warning
 from reconciler.core.parameters import on_fargate, placed
 from reconciler.ecs.validation import request_problems
@@ -18,10 +19,17 @@ if TYPE_CHECKING:
 
     from reconciler.core.runtask import Profile
 
-__all__ = ["CLUSTER", "Shown", "check_profile"]
+__all__ = ["CLUSTER", "Counted", "Shown", "check_events", "check_profile"]
 
 SECTION: Final = "[aws_ecs_executor]"
 CLUSTER: Final = f"{SECTION} cluster"
+EVENTS_QUEUE: Final = "[ecs_reconciler] events_queue_url"
+
+
+class Counted(Protocol):
+    """The look at the queue of events that is needed. Raises EventsUnavailable."""
+
+    def backlog(self) -> int: ...
 
 
 class Shown(Protocol):
@@ -46,6 +54,19 @@ def check_profile(profile: Profile, ecs: Shown, *, region: str) -> tuple[Profile
         what = f"ECS has no task definition {name!r} in {region}"
         return profile, [*found, error(f"{SECTION} task_definition", what, "register it, or name another one")]
     return profile, [*found, *_definition(profile, definition)]
+
+
+def check_events(queue: Counted) -> list[Finding]:
+    """Whether the queue of events can be read. It is no error if not: tasks are looked at the more often."""
+    try:
+        waiting = queue.backlog()
+    except EventsUnavailable as failed:
+        mend = (
+            "allow sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes on it, or correct the URL; until "
+            "then tasks are looked at every few seconds"
+        )
+        return [warning(EVENTS_QUEUE, f"can not be read: {failed}", mend)]
+    return [fine(EVENTS_QUEUE, f"can be read, about {waiting} messages wait")]
 
 
 def _request(profile: Profile) -> Iterator[Finding]:

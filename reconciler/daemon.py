@@ -7,6 +7,7 @@ import secrets  # noqa: TID251 - a new holder for each process, so that the leas
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -219,7 +220,8 @@ class Shards:
 
     def trouble(self) -> str | None:
         """Why this replica can not do all of its work, for people."""
-        return "; ".join(dict.fromkeys(self.held().values())) or None
+        starting = any(not shard.started for shard in self._shards.copy().values())
+        return "; ".join(dict.fromkeys([*self.held().values(), *(self.waits_for if starting else ())])) or None
 
     def levels(self) -> dict[str, Level]:
         """The rate limits."""
@@ -250,8 +252,12 @@ class Shards:
             shard.close()
 
     def _look_round(self) -> list[Shard]:
-        """Count the other replicas, and find what runs where no queue is configured to run. Returns new shards."""
+        """Say how we are, count the other replicas, and find what runs where no queue is configured to run.
+
+        Returns new shards.
+        """
         try:
+            self._announce()
             if self._crowd:
                 self._crowd.look()
             if self._clock.monotonic() < self._look_round_at:
@@ -285,7 +291,7 @@ class Shards:
     def _start(self, shard: Shard) -> None:
         def work() -> None:
             try:
-                shard.run(_patience(self._clock, self.waits_for))
+                shard.run(_patience(self._clock, self.waits_for, self._announce))
             except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the main thread
                 self._errors.append(error)
                 self._clock.stop()
@@ -313,13 +319,19 @@ class _Counted:
             return self._counts
 
 
-def _patience(clock: SystemClock, waits_for: list[str]) -> Retrying:
-    """Repeat a check at start-up until database and ECS can be reached, or the process is told to stop."""
+def _patience(clock: SystemClock, waits_for: list[str], announce: Callable[[], None] | None = None) -> Retrying:
+    """Repeat a check at start-up until database and ECS can be reached, or the process is told to stop.
+
+    `announce` says so to whoever asks for the status; there are no tables yet while they are what is waited for.
+    """
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         waits_for[:] = [str(error)]
         log.warning("can not start yet, trying again", error=str(error))
+        if announce and not isinstance(error, StoreUnavailable):
+            with suppress(StoreUnavailable):  # it is said again with the next try
+                announce()
 
     return Retrying(
         retry=retry_if_exception_type((StoreUnavailable, EcsUnavailable, EcsThrottled)),

@@ -65,3 +65,5 @@ def configure(form: str, level: str) -> None:
     root.handlers = [handler]
     # The libraries' own debugging would print signed requests.
     root.setLevel(logging.WARNING)
+    # It adds a traceback to each call that can not be signed, whose error is told where the call was made.
+    logging.getLogger("botocore.credentials").setLevel(logging.ERROR)

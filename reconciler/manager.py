@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from reconciler.core.errors import EcsThrottled, EcsUnavailable, LeaseLost, StoreUnavailable
+from reconciler.core.errors import EcsThrottled, EcsUnavailable, EventsUnavailable, LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ class Pace:
                 elector.lost()
                 outcome, wait = "lease_lost", STANDBY_POLL
                 log.warning("another replica leads now; nothing was written")
-            except (EcsThrottled, EcsUnavailable, StoreUnavailable) as error:
+            except (EcsThrottled, EcsUnavailable, EventsUnavailable, StoreUnavailable) as error:
                 outcome, wait = "error", self._backoff()
                 log.warning("pass failed, will be repeated", error=str(error), kind=type(error).__name__, after=wait)
             except Exception:  # a fault of ours in one controller must not end the other three

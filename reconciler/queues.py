@@ -6,7 +6,9 @@ queues = {"gpu": {"task_definition": "train:4", "launch_type": "EC2", "max_runni
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from reconciler.core.profiles import Profiles
+    from reconciler.core.runtask import Profile
 
 __all__ = ["QueueOptions", "own_options", "profile_options", "shard_problems", "shares"]
 
@@ -43,6 +46,11 @@ class QueueOptions(BaseModel):
         description="Role of another account, which the daemon assumes to run this queue's tasks there, such as "
         "arn:aws:iam::123456789012:role/airflow.",
     )
+    events_queue_url: str | None = Field(
+        None,
+        description="Queue of events of another account or region in which this queue runs. Of the same one: "
+        "[ecs_reconciler] events_queue_url.",
+    )
     spot_fallback_after: int = Field(
         0,
         ge=0,
@@ -53,6 +61,9 @@ class QueueOptions(BaseModel):
 
 _FOR_ALL: Final = frozenset({"max_run_task_attempts", "conn_id", "check_health_on_startup"})
 """Options of `[aws_ecs_executor]` that are not a matter of one queue."""
+
+EVENTS_QUEUE: Final = "[ecs_reconciler] events_queue_url"
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 
 _EXCLUDE_ONE_ANOTHER: Final = ("launch_type", "capacity_provider_strategy")
 
@@ -106,6 +117,7 @@ def shard_problems(profiles: Profiles, max_running_tasks: int) -> list[str]:
             problems.append(
                 f"{where} runs in {profile.shard}, apart from the others, and so needs a max_running_tasks of its own"
             )
+    problems += _events_problems(profiles)
     rest = profiles.limits(max_running_tasks)[profiles.default.shard]
     if rest < 1 and not problems:
         problems.append(
@@ -113,6 +125,52 @@ def shard_problems(profiles: Profiles, max_running_tasks: int) -> list[str]:
             f"regions take {max_running_tasks - rest} of them: {profiles.default.shard} needs at least 1, raise it"
         )
     return problems
+
+
+def _events_problems(profiles: Profiles) -> list[str]:
+    """What is wrong with the queues of events: each account and region has at most one, there."""
+    problems: list[str] = []
+    for profile in profiles.all():
+        if not (url := profile.events_queue_url):
+            continue
+        mine = profile.name != profiles.default.name
+        where = f'[ecs_reconciler] queues: "{profile.name}": events_queue_url' if mine else EVENTS_QUEUE
+        if problem := _url_problem(url, profile):
+            problems.append(f"{where}: {url!r} {problem}")
+        elif url != profiles.events_queue(profile.shard):
+            problems.append(
+                f"{where}: {profile.shard} has one queue of events, and another is named by [ecs_reconciler] "
+                "events_queue_url or another queue"
+            )
+    return problems
+
+
+def _url_problem(url: str, profile: Profile) -> str | None:
+    """Of one URL. https://docs.aws.amazon.com/general/latest/gr/sqs-service.html lists the hosts of SQS."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return "is not a URL"
+    example = f"such as https://sqs.{profile.region}.amazonaws.com/123456789012/airflow-events"
+    if parts.scheme not in ("http", "https") or not host:
+        return f"is not the URL of a queue: give what SQS shows, {example}"
+    found = re.fullmatch(r"/([^/]+)/([\w-]{1,80}(?:\.fifo)?)", parts.path)
+    if not found or parts.query or parts.fragment or parts.username:
+        return f"does not end with an account and the name of a queue: give what SQS shows, {example}"
+    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
+        return None  # a stand-in for SQS, on this machine or in a test
+    if parts.scheme != "https":
+        return f"is not encrypted: give the URL that SQS shows, {example}"
+    region = next((label for label in host.split(".") if _REGION.fullmatch(label)), "us-east-1")
+    if region != profile.region:
+        return f"is a queue in {region}, but the tasks run in {profile.region}, and their events are there: {example}"
+    account = profile.shard.partition("/")[2]
+    if account and found[1] != account:
+        return f"is a queue of account {found[1]}, but the tasks run in account {account}, as role_arn says"
+    if found[2].endswith(".fifo"):
+        return "is a FIFO queue: make a standard one, for which EventBridge needs no message group"
+    return None
 
 
 def shares(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

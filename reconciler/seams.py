@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.core.phase import Phase
     from reconciler.core.task import EcsTask, Snapshot, Workload
 
-__all__ = ["Calls", "Change", "Clock", "Counts", "Delivery", "Description", "Ecs", "Lease", "Store"]
+__all__ = ["Calls", "Change", "Clock", "Counts", "Delivery", "Description", "Ecs", "Event", "Events", "Lease", "Store"]
 __all__ += ["replica_lease", "shard_lease"]
 
 Change = tuple["Workload", "Workload"]
@@ -99,7 +99,10 @@ class Store(Protocol):
         """Of the whole deployment."""
 
     def counts_here(self) -> Counts:
-        """Of what is in flight in this shard, and of what waits for a launch anywhere."""
+        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard."""
+
+    def freed(self) -> int:
+        """A number that rises when this process has taken a workload out of flight: a slot may be free again."""
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         """PENDING workloads of these queues that are wanted and due, the most urgent first, with their spec.
@@ -154,6 +157,36 @@ class Ecs(Protocol):
 
     def stop(self, cluster: str, arn: str, reason: str) -> None:
         """StopTask. A task that is already gone is a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A message of the queue of events. It comes again, later, unless it is deleted."""
+
+    receipt: str
+    """What it is deleted by."""
+    task: EcsTask | None = None
+    """What it tells of a task. None: nothing, either because it is about something else or because it has a flaw."""
+    at: datetime | None = None
+    """When that was so, by AWS's clock."""
+    flaw: str | None = None
+    """Why it can not be read, if it can not."""
+
+
+class Events(Protocol):
+    """A queue into which ECS's state changes are put: late, twice, in any order, or not at all.
+
+    Raises EventsUnavailable.
+    """
+
+    def receive(self) -> Sequence[Event]:
+        """What waits, or what comes within a second. Other receivers do not see these messages for a while."""
+
+    def delete(self, receipts: Sequence[str]) -> None:
+        """Forget these messages, any number of them. Those that could not be deleted come again."""
+
+    def backlog(self) -> int:
+        """About how many messages wait, or have been received and not deleted."""
 
 
 class Calls(Protocol):

@@ -1,4 +1,4 @@
-"""One account and region: its lease, its rate limits, its view of ECS, and the four controllers that work there."""
+"""One account and region: its lease, its rate limits, its view of ECS, and the controllers that work there."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from reconciler.calls import CallPool
-from reconciler.checks import CLUSTER, check_profile
+from reconciler.checks import CLUSTER, check_events, check_profile
 from reconciler.controllers import Controller, Result
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
+from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
 from reconciler.core.errors import StartError
 from reconciler.core.finding import Level
+from reconciler.core.freshness import Freshness
 from reconciler.core.gate import Gate
 from reconciler.core.parameters import on_fargate
 from reconciler.core.profiles import DEFAULT
 from reconciler.core.spot import Fallbacks
 from reconciler.ecs.access import Access
-from reconciler.ecs.client import make_client
+from reconciler.ecs.client import make_client, make_queue_client
 from reconciler.ecs.definitions import Definitions
+from reconciler.ecs.events import CALLS as EVENT_CALLS
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import READERS, Gateway
 from reconciler.ecs.ratelimit import Level as RateLevel
 from reconciler.ecs.ratelimit import Limiter
@@ -68,6 +72,10 @@ LAUNCHES_AT_ONCE: Final = 32
 FINISH_SECONDS: Final = 5.0
 """How long the end of the process waits for answers that are under way."""
 REPORT_INTERVAL: Final = 2.0
+BACKLOG_INTERVAL: Final = 10.0
+"""Seconds between two looks at how many events wait."""
+SQS: Final = "sqs"
+"""Where events come from, in metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +123,8 @@ class Shard:
             on_lost=metrics.lost_race,
         )
         self._limiter = Limiter(clock, launch_rate=options.launch_rate, launch_burst=options.launch_burst)
-        client = make_client(
-            region,
-            threads=LAUNCHES_AT_ONCE + READERS + 4,
-            session=assumed(common.session, role_arn, region) if role_arn else common.session,
-        )
+        session = assumed(common.session, role_arn, region) if role_arn else common.session
+        client = make_client(region, threads=LAUNCHES_AT_ONCE + READERS + 4, session=session)
         # ECS's answers also tell the time.
         client.meta.events.register("after-call.ecs", metrics.heard)
         self._gateway = Gateway(
@@ -130,6 +135,14 @@ class Shard:
             now=self._store.now,
             resend_for=settings.policy.resend_for,
             on_call=self._access.called,
+        )
+        self.freshness = Freshness()
+        url = settings.profiles.events_queue(name)
+        self._events = url and EventQueue(
+            make_queue_client(region, threads=EVENT_CALLS + 1, session=session),
+            url,
+            clock,
+            on_call=metrics.called_beside,
         )
         self._calls = CallPool(self._gateway, common.delivery, LAUNCHES_AT_ONCE)
         self._ecs_gates = {profile.name: Gate() for profile in settings.profiles.of_shard(name)}
@@ -142,8 +155,10 @@ class Shard:
             ttl=options.lease_seconds,
             crowd=common.crowd,
         )
+        self._fresh, self._backlog_at = False, 0.0
         self._manager: Manager | None = None
         self._adopt: Adopt | None = None
+        self._said: dict[str, str] = {}
 
     @property
     def started(self) -> bool:
@@ -173,6 +188,10 @@ class Shard:
     def run(self, patiently: Retrying) -> None:
         """Raises StartError."""
         profiles = patiently(self._completed)
+        if self._events:
+            for finding in check_events(self._events):
+                if finding.level is not Level.OK:
+                    log.warning("a check at start-up", finding=str(finding))
         launch, controllers = self._controllers(profiles)
 
         def finish(lease: Lease) -> None:
@@ -186,6 +205,8 @@ class Shard:
     def close(self) -> None:
         self._calls.close()
         self._gateway.close()
+        if self._events:
+            self._events.close()
 
     def _controllers(self, profiles: Profiles) -> tuple[Launch, list[Controller]]:
         settings, clock, metrics, store = self._common.settings, self._common.clock, self._metrics, self._store
@@ -219,6 +240,7 @@ class Shard:
             orphan_grace=options.orphan_grace,
             on_orphan=metrics.orphan,
             on_twins=metrics.twins,
+            freshness=self.freshness,
         )
         retry = Retry(store, clock, policy=settings.policy, api_gate=self._api_gate)
         cleanup = Cleanup(
@@ -229,23 +251,63 @@ class Shard:
             policy=settings.policy,
             retention=timedelta(seconds=options.retention),
         )
-        return launch, [launch, adopt, retry, cleanup, _Report(self, adopt)]
+        controllers: list[Controller] = [launch, adopt, retry, cleanup, _Report(self, adopt)]
+        if self._events:
+            controllers.append(
+                Listen(
+                    store,
+                    self._events,
+                    clock,
+                    freshness=self.freshness,
+                    deployment=options.deployment,
+                    shard=self.name,
+                    on_event=partial(metrics.event, SQS),
+                )
+            )
+        return launch, controllers
 
     def _moved(self, old: Workload, new: Workload) -> None:
         self._metrics.moved(old, new)
         self._common.board.moved(old, new)
         self._trails.moved(old, new)
-        self._fallbacks.moved(old, new, self._common.clock.monotonic())
+        now = self._common.clock.monotonic()
+        self._fallbacks.moved(old, new, now)
+        self.freshness.moved(old, new, now)
 
     def report(self, adopt: Adopt) -> None:
         """Set the gauges of what is seen now. Raises StoreUnavailable."""
         common = self._common
         common.report()
-        self._metrics.held(self.held())
+        self._metrics.held(held := self.held())
+        self._log_holds(held)
         self._metrics.seen(len(adopt.orphans), adopt.breakers(), self._limiter.levels())
         deployment = common.settings.options.deployment
         self._metrics.count(partial(take_census, common.engine, deployment, self.name))
         self._trails.settle(partial(heard, common.engine, deployment))
+        if self._events:
+            self._report_events(self._events)
+
+    def _report_events(self, events: EventQueue) -> None:
+        """Say when events begin or cease to be relied on, and how many wait. Raises EventsUnavailable."""
+        reason = self.freshness.reason
+        self._metrics.events_fresh(SQS, fresh=reason is None)
+        if (reason is None) != self._fresh:
+            self._fresh = reason is None
+            what = f"events are not relied on: {reason}" if reason else "events tell what happens, looks are rare"
+            self._common.board.happened(f"{what} ({self.name})" if self._common.several() else what)
+            log.info(what)
+        if self._common.clock.monotonic() >= self._backlog_at:
+            self._backlog_at = self._common.clock.monotonic() + BACKLOG_INTERVAL
+            self._metrics.event_backlog(SQS, events.backlog())
+
+    def _log_holds(self, held: dict[str, str]) -> None:
+        """Each cause in AWS's or Airflow's words: when it begins, when the words change, and when it ends."""
+        for cause, reason in held.items():
+            if self._said.get(cause) != reason:
+                log.warning("launches are held", shard=self.name, cause=cause, reason=reason)
+        for cause in self._said.keys() - held.keys():
+            log.info("launches are held no longer", shard=self.name, cause=cause)
+        self._said = held
 
     def _completed(self) -> Profiles:
         """Where tasks run, completed and checked by what ECS shows. Raises StartError for what can not work."""

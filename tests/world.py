@@ -13,22 +13,26 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine
+from sqlalchemy import event as sql_event
 from sqlalchemy.pool import StaticPool
 
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
+from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, runtask
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.freshness import Freshness
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
 from reconciler.core.spot import Fallbacks
 from reconciler.core.task import Spec, TaskKey, Workload
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
-from reconciler.localecs import AwsError, EcsModel, ResponseLost, Settings, SignalContainer, StartContainer
+from reconciler.localecs import AwsError, EcsModel, ResponseLost, Settings, SignalContainer, SqsModel, StartContainer
 from reconciler.store import shim
 from reconciler.store.daemon import SqlStore
 from reconciler.store.schema import metadata
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from reconciler.controllers import Controller
     from reconciler.core.answer import Answer
     from reconciler.core.identity import Launched
     from reconciler.seams import Lease
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 CLUSTER, FAMILY, CONTAINER, DEPLOYMENT = "airflow", "airflow-task", "airflow", "test"
 OWNER = 1
+EVENTS_QUEUE = "airflow-events"
 
 
 class VirtualClock:
@@ -72,7 +78,7 @@ def make_store_engine(clock: VirtualClock) -> Engine:
         moment = clock.datetime() + timedelta(seconds=float(modifier.split(maxsplit=1)[0]))
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
-    @event.listens_for(engine, "connect")
+    @sql_event.listens_for(engine, "connect")
     def own_the_clock(connection: sqlite3.Connection, _record: object) -> None:
         connection.create_function("strftime", -1, strftime)
 
@@ -107,15 +113,38 @@ class ModelClient:
     def _call(self, operation: str, request: dict[str, Any]) -> Any:
         for hook in self._hooks:
             hook()
-        try:
-            answer = self._model.call(operation, request, EPOCH.timestamp() + self._clock.now)
-        except AwsError as error:
-            body: Any = {"Error": {"Code": error.code, "Message": error.message}, **error.extra}
-            body["ResponseMetadata"] = {"HTTPStatusCode": error.status}
-            raise ClientError(body, operation) from error
-        except ResponseLost as error:
-            raise ReadTimeoutError(endpoint_url="model") from error
-        return _with_times(json.loads(json.dumps(answer)))
+        return _with_times(answered(self._model, operation, request, self._clock))
+
+
+class ModelQueueClient:
+    """The same of SQS, for the queue of events."""
+
+    def __init__(self, model: SqsModel, clock: VirtualClock) -> None:
+        self._model, self._clock = model, clock
+
+    def close(self) -> None: ...
+
+    def receive_message(self, **request: Any) -> Any:
+        return answered(self._model, "ReceiveMessage", request, self._clock)
+
+    def delete_message_batch(self, **request: Any) -> Any:
+        return answered(self._model, "DeleteMessageBatch", request, self._clock)
+
+    def get_queue_attributes(self, **request: Any) -> Any:
+        return answered(self._model, "GetQueueAttributes", request, self._clock)
+
+
+def answered(model: EcsModel | SqsModel, operation: str, request: dict[str, Any], clock: VirtualClock) -> Any:
+    """What boto3 makes of the model's answer."""
+    try:
+        answer = model.call(operation, request, EPOCH.timestamp() + clock.now)
+    except AwsError as error:
+        body: Any = {"Error": {"Code": error.code, "Message": error.message}, **error.extra}
+        body["ResponseMetadata"] = {"HTTPStatusCode": error.status}
+        raise ClientError(body, operation) from error
+    except ResponseLost as error:
+        raise ReadTimeoutError(endpoint_url="model") from error
+    return json.loads(json.dumps(answer))
 
 
 def _with_times(value: Any) -> Any:
@@ -178,14 +207,15 @@ class Replica:
         self.retried: list[str] = []
         self.orphans: list[str] = []
         self.gates = {"ecs": Gate(), "api_server": Gate()}
-        self.fallbacks = Fallbacks()
+        self.fallbacks, self.freshness = Fallbacks(), Freshness()
+        self.events: list[tuple[str, float | None]] = []
         clock, policy = world.clock, world.policy
-        store = SqlStore(
-            world.engine,
-            DEPLOYMENT,
-            world.shard,
-            on_written=lambda old, new: self.fallbacks.moved(old, new, clock.monotonic()),
-        )
+
+        def written(old: Workload, new: Workload) -> None:
+            self.fallbacks.moved(old, new, clock.monotonic())
+            self.freshness.moved(old, new, clock.monotonic())
+
+        store = SqlStore(world.engine, DEPLOYMENT, world.shard, on_written=written)
         self.gateway = Gateway(
             ModelClient(world.model, clock),  # type: ignore[arg-type] # the few methods that the gateway calls
             Limiter(clock, launch_rate=1000, launch_burst=1000),
@@ -225,11 +255,32 @@ class Replica:
             listing_interval=60.0,
             orphan_grace=600.0,
             on_orphan=self.orphans.append,
+            freshness=self.freshness,
         )
         self.retry = Retry(store, clock, policy=policy, api_gate=self.gates["api_server"], on_retry=self.retried.append)
         self.cleanup = Cleanup(
             store, self.gateway, clock, profiles=world.profiles, policy=policy, retention=timedelta(days=2)
         )
+        self.controllers: list[Controller] = [self.launch, self.adopt, self.retry, self.cleanup]
+        if world.events:
+            queue = EventQueue(
+                ModelQueueClient(world.sqs, clock),  # type: ignore[arg-type] # the few methods that are called
+                world.sqs.url(EVENTS_QUEUE),
+                clock,
+                on_call=lambda *_: None,
+                calls=1,
+            )
+            self.listen = Listen(
+                store,
+                queue,
+                clock,
+                freshness=self.freshness,
+                deployment=DEPLOYMENT,
+                shard=world.shard,
+                on_event=lambda result, lag: self.events.append((result, lag)),
+            )
+            # It comes round more often than the others.
+            self.controllers[:0] = [self.listen] * 5
         self.errors: list[ReconcilerError] = []
 
     def step(self) -> None:
@@ -239,7 +290,7 @@ class Replica:
         )
         if lease is None:
             return
-        for controller in (self.launch, self.adopt, self.retry, self.cleanup):
+        for controller in self.controllers:
             try:
                 controller.reconcile(lease)
             except ReconcilerError as error:
@@ -265,9 +316,11 @@ class World:
         shard: str = "",
         among: Profiles | None = None,
         beside: Sequence[World] = (),
+        events: bool = False,
     ) -> None:
         """One account and region. With `shard` it is one of several, in a table and a time shared with `beside`.
 
+        With `events` there is a queue that gets them, `sqs`, and the daemon listens.
         With an `engine` of its own the table is there, and only the database's clock is not virtual.
         """
         self.clock: VirtualClock = beside[0].clock if beside else VirtualClock()
@@ -287,7 +340,11 @@ class World:
             },
         )
         self.profiles: Profiles = among or Profiles(self.profile, {profile.name: profile for profile in profiles})
-        self.model = EcsModel(settings or Settings.unthrottled(), random.Random(seed))
+        settings = settings or Settings.unthrottled()
+        self.events = events
+        self.model = EcsModel(settings, random.Random(seed), events=events)
+        self.sqs = SqsModel(settings, random.Random(seed))
+        self.sqs.call("CreateQueue", {"QueueName": EVENTS_QUEUE}, self.ecs_now)
         for operation, request in (
             ("CreateCluster", {"clusterName": CLUSTER}),
             (
@@ -308,6 +365,16 @@ class World:
         """Every container that ever ran: (exec_id, attempt, task ARN)."""
         self._exits: list[tuple[float, str, str, int]] = []
         self.replica = Replica(self, "one")
+
+    def send(self, body: str) -> None:
+        """Put a message of whatever kind into the queue."""
+        request = {"QueueUrl": self.sqs.url(EVENTS_QUEUE), "MessageBody": body}
+        self.sqs.call("SendMessage", request, self.ecs_now)
+
+    def waiting(self) -> int:
+        """Messages in the queue, received or not."""
+        counts = self.sqs.stats()["queues"][EVENTS_QUEUE]
+        return int(counts["visible"] + counts["in_flight"] + counts["delayed"])
 
     @property
     def ecs_now(self) -> float:
@@ -421,6 +488,8 @@ class World:
                     self._exits.append((self.clock.now + seconds, effect.task_arn, effect.container, code))
                 elif isinstance(effect, SignalContainer):
                     self._exits.append((self.clock.now, effect.task_arn, effect.container, 143))
+            for event in self.model.take_events():
+                self.sqs.deliver(EVENTS_QUEUE, event, self.ecs_now)
             due = [leaving for leaving in self._exits if leaving[0] <= self.clock.now]
             if not due:
                 return

@@ -23,7 +23,10 @@ def options() -> Read:
     try:
         from reconciler.airflow.options import read
     except ValueError as error:
-        problem = f"Airflow can not read its own configuration ({error}): `airflow config list` has to work first"
+        problem = (
+            f"Airflow can not read its own configuration ({error}): look at [database] sql_alchemy_conn first, which "
+            "looks like postgresql://user@host/database"
+        )
         raise ConfigError([problem]) from error
     return read
 

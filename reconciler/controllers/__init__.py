@@ -1,4 +1,4 @@
-"""Four controllers, one shape: read table and ECS, compare, let `core` decide, write, act. Safe to repeat at any time.
+"""Controllers of one shape: read table and ECS, compare, let `core` decide, write, act. Safe to repeat at any time.
 
 | controller | moves |
 | --- | --- |
@@ -6,6 +6,7 @@
 | adopt   | what ECS shows into the table; tasks without a workload back to it, or out of the world |
 | retry   | starts that provably did not happen back to PENDING, or to FAILED_START |
 | cleanup | what is not wanted any more to its end; rows that nobody needs out of the table |
+| listen  | what ECS's events tell into the table, where there is a queue of them |
 
 A controller holds nothing that a restart may not lose.
 """

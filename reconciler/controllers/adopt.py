@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from reconciler.controllers import Failures, Result
-from reconciler.core import decide, identity
+from reconciler.core import decide, identity, sweep
+from reconciler.core.freshness import Freshness
 from reconciler.core.phase import LIVE, Desired, Phase
 from reconciler.seams import Description
 
@@ -29,6 +30,8 @@ counts only among the tasks that Airflow wants: of the others nothing wrong can 
 day, when most is cleared and runs again."""
 STOP_FOR: Final = 60.0
 """Seconds for which one pass stops orphans."""
+LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
+"""Seconds between two passes."""
 CLEAN_PASSES: Final = 2
 """So many unsuspicious passes close the breaker again."""
 
@@ -55,8 +58,9 @@ class Breaker:
 class Adopt:
     """Level-triggered: what DescribeTasks and ListTasks show is the truth, whatever was heard before.
 
-    Each pass looks at the tasks we know. From time to time it lists the cluster, before it reads the table: a task that
-    was launched in between must not look like one that nobody wants.
+    Each pass looks at some of the tasks we know, the longest unseen first; few, while events tell what happens. From
+    time to time it lists the cluster, before it reads the table: a task that was launched in between must not look like
+    one that nobody wants.
     """
 
     name = "adopt"
@@ -76,7 +80,9 @@ class Adopt:
         orphan_grace: float,
         on_orphan: Callable[[str], None],
         on_twins: Callable[[EcsTask, EcsTask], None] = lambda _one, _other: None,
+        freshness: Freshness | None = None,
     ) -> None:
+        """`freshness`: of the events, where there are any."""
         self._store, self._ecs, self._clock = store, ecs, clock
         self._profiles, self._shard, self._policy = profiles, shard, policy
         self._deployment = deployment
@@ -85,7 +91,11 @@ class Adopt:
         self._on_orphan, self._on_twins = on_orphan, on_twins
         self._missed: dict[str, tuple[int, datetime]] = {}
         """How many looks in a row did not find a task, and when the first of them was, by the database's clock."""
-        self._list_at = 0.0
+        self._freshness = freshness or Freshness()
+        self._staleness = sweep.Staleness()
+        self._list_at = self._look_at = 0.0
+        self._calm = False
+        """Events tell what happens, and ECS shows all that it should."""
         self._epoch = 0
         self.orphans: dict[str, float] = {}
         """ARNs of live tasks that no workload claims, and when they were first seen (monotonic seconds)."""
@@ -100,61 +110,103 @@ class Adopt:
             # What was seen while this replica led before are not looks in a row any more.
             self._epoch = lease.epoch
             self._missed.clear()
+            self._staleness.clear()
             self.orphans.clear()
         failures = Failures()
-        changed = self._observe(lease, failures)
-        if self._clock.monotonic() >= self._list_at:
+        listing = self._clock.monotonic() >= self._list_at
+        unsettled = listing and self._unsettled()
+        changed = self._look(lease, failures, everything=unsettled)
+        if listing:
             self._list_at = self._clock.monotonic() + self._listing_interval
-            changed += self._list(lease, failures)
+            changed += self._list(lease, failures, stopped=unsettled)
         failures.throw()
-        return Result(requeue_after=self._sweep_interval, changed=changed)
+        wait = self._look_at - self._clock.monotonic()
+        # The next look may be seconds away, but that events do not come any more must be noticed sooner.
+        return Result(
+            requeue_after=max(SHORTEST_PAUSE, min(wait, LONGEST_PAUSE) if self._calm else wait), changed=changed
+        )
 
-    def _observe(self, lease: Lease, failures: Failures) -> int:
-        """Look at every task whose ARN is known."""
+    def _unsettled(self) -> bool:
+        """Whether a launch can not be settled by its token any more, so that the absence of its task may be proof."""
+        waiting = self._store.in_phase(Phase.LAUNCHING)
+        return any(not decide.may_resend(w, waiting.now, self._policy) for w in waiting.workloads)
+
+    def _look(self, lease: Lease, failures: Failures, *, everything: bool) -> int:
+        """Look at the tasks whose turn it is, or at all of them: those whose ARN is known."""
+        now = self._clock.monotonic()
+        doubtful = self._freshness.doubtful()
+        # Only looks in a row count: whatever events tell, while a task is MISSING nothing is looked at less often.
+        self._calm = self._freshness.judge(now) and not self._missed
+        due = everything or not self._calm or now >= self._look_at
+        if not due and not doubtful:
+            return 0
         snapshot = self._store.in_phase(*LIVE)
         by_arn = {w.task_arn: w for w in snapshot.workloads if w.task_arn}
+        pace = (
+            sweep.with_events(len(by_arn))
+            if self._calm
+            else sweep.polling(len(by_arn), self._sweep_interval, at_once=self.missing_breaker.tripped)
+        )
+        stalest = self._staleness.stalest(by_arn, pace.tasks, now)
+        if due:
+            self._look_at = now + pace.every
+        chosen = by_arn if everything else {*(stalest if due else ()), *doubtful}
+        return self._observe(snapshot.now, by_arn, chosen, lease, failures)
+
+    def _observe(
+        self, now: datetime, by_arn: Mapping[str, Workload], chosen: Collection[str], lease: Lease, failures: Failures
+    ) -> int:
+        """Look at the chosen ones of the tasks whose ARN is known, and record what ECS shows. `now`: of the reading."""
+        looked_at = self._clock.monotonic()
+        arns_of: dict[str, list[str]] = {}
+        for arn in sorted(by_arn.keys() & set(chosen)):
+            arns_of.setdefault(by_arn[arn].cluster or "", []).append(arn)
         changes: list[Change] = []
         lost: list[Change] = []
-        overdue, missing = False, 0
-        for cluster in sorted({w.cluster or "" for w in by_arn.values()}):
-            arns = [arn for arn, w in by_arn.items() if w.cluster == cluster]
+        for cluster, arns in sorted(arns_of.items()):
+            self._staleness.looked(arns, looked_at)
             shown = Description((), frozenset())
             with failures.contained():
                 shown = self._ecs.describe(cluster, arns)
             for task in shown.tasks:
                 self._missed.pop(task.arn, None)
                 w = by_arn[task.arn]
-                if new := decide.observed(w, task, snapshot.now):
+                if new := decide.observed(w, task, now):
                     changes.append((w, new))
+                    if new.phase is not w.phase or task.stopped:
+                        self._freshness.shown(task.arn, task.version, looked_at)
             for arn in sorted(shown.missing):
-                misses, since = self._missed.get(arn, (0, snapshot.now))
+                misses, since = self._missed.get(arn, (0, now))
                 self._missed[arn] = misses + 1, since
                 w = by_arn[arn]
-                # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
-                # daemon that was away for longer than ECS remembers would find a full quota that never empties.
-                held = w.desired is Desired.RUN
-                missing += held and misses + 1 >= MISSES
-                if new := decide.missing(w, since, snapshot.now, self._policy):
-                    overdue = overdue or held
-                    if misses + 1 >= MISSES:
-                        (lost if held else changes).append((w, new))
+                if misses + 1 >= MISSES and (new := decide.missing(w, since, now, self._policy)):
+                    # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
+                    # daemon that was away for longer than ECS remembers would find a full quota that never empties.
+                    (lost if w.desired is Desired.RUN else changes).append((w, new))
         self._missed = {arn: missed for arn, missed in self._missed.items() if arn in by_arn}
         wanted = sum(w.desired is Desired.RUN for w in by_arn.values())
-        # Not only those that are overdue: while ECS hides all, each launch is MISSING for a while longer than the next.
-        if self.missing_breaker.look(missing if overdue else 0, wanted):
+        if self.missing_breaker.look(self._suspicious(now, by_arn), wanted):
             changes += lost
         return len(self._store.save(changes, lease)) if changes else 0
 
-    def _list(self, lease: Lease, failures: Failures) -> int:
-        """Look for tasks that carry our name, whether or not we know them."""
+    def _suspicious(self, now: datetime, by_arn: Mapping[str, Workload]) -> int:
+        """How many wanted tasks are MISSING, once one of them may be called lost.
+
+        Not only those that are overdue: while ECS hides all, each launch is MISSING for a while longer than the next.
+        Nor only those of this pass: they are looked at in turns.
+        """
+        missed = [missed for arn, missed in self._missed.items() if by_arn[arn].desired is Desired.RUN]
+        overdue = any(now - since >= self._policy.missing_grace for _, since in missed)
+        return sum(misses >= MISSES for misses, _ in missed) if overdue else 0
+
+    def _list(self, lease: Lease, failures: Failures, *, stopped: bool) -> int:
+        """Look for tasks that carry our name, whether or not we know them.
+
+        `stopped` ones are many, and matter only to a launch that is unsettled.
+        """
         waiting = self._store.in_phase(Phase.LAUNCHING, *LIVE)
         families = {(w.cluster, w.family) for w in waiting.workloads if w.cluster and w.family}
         families |= {(profile.cluster, profile.family) for profile in self._profiles.of_shard(self._shard)}
-        # Stopped ones are many, and matter only to a launch that can not be settled by its token any more.
-        stopped = any(
-            w.phase is Phase.LAUNCHING and not decide.may_resend(w, waiting.now, self._policy)
-            for w in waiting.workloads
-        )
         began = self._store.now()
         ours: dict[identity.Launched, EcsTask] = {}
         conclusive: set[tuple[str | None, str | None]] = set()
@@ -166,7 +218,7 @@ class Adopt:
                         if (twin := ours.get(launched)) and not twin.stopped and not task.stopped:
                             self._on_twins(twin, task)
                         ours[launched] = task
-                # While ECS hides tasks that we know, that it hides another proves nothing.
+                # While ECS hides tasks that we know, that it hides another proves nothing. All were looked at just now.
                 if stopped and not self._missed:
                     conclusive.add((cluster, family))
         return self._resolve(ours, conclusive, began, lease) + self._stop_orphans(ours, failures)

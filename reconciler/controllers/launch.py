@@ -30,6 +30,9 @@ POLL: Final = 0.2
 """Seconds between two looks for new workloads. A launch waits half of this on average."""
 BUSY: Final = 0.05
 """Seconds between two collections of answers while calls are under way."""
+FULL_FOR: Final = 5.0
+"""Seconds after which a full quota is counted again though no slot is known to be free: somebody else may have freed
+one, such as a hand in the table."""
 UNKNOWN_IN_A_ROW: Final = 3
 """So many calls without an answer, one after the other, mean that ECS is out of reach: do not make every waiting
 workload's fate unknown."""
@@ -88,6 +91,9 @@ class Launch:
         self._strikes: dict[str, tuple[int, int]] = {}
         self._epoch = 0
         self._passes = 0
+        self._full_at: int | None = None
+        """What `Store.freed` was when the quota was found full: to count again all that runs would find the same."""
+        self._full_until = 0.0
 
     def reconcile(self, lease: Lease) -> Result:
         if lease.epoch != self._epoch:
@@ -95,6 +101,7 @@ class Launch:
             self._epoch = lease.epoch
             self._certain.clear()
             self._strikes.clear()
+            self._full_at = None
         changed = self.record(lease)
         # While a gate is closed there is one probe at a time, and neither of the two may take them all.
         self._passes += 1
@@ -188,8 +195,13 @@ class Launch:
         room = self._api_gate.room(now, self._calls.room())
         if room <= 0:
             return 0
+        freed = self._store.freed()
+        if freed == self._full_at and now < self._full_until:
+            return 0
         counts = self._store.counts_here()
-        room = min(room, self._max_running_tasks - counts.by_shard.get(self._shard, 0))
+        slots = self._max_running_tasks - counts.by_shard.get(self._shard, 0)
+        self._full_at, self._full_until = freed if slots <= 0 else None, now + FULL_FOR
+        room = min(room, slots)
         if room <= 0:
             return 0
         chosen = [(w, self._intent(w, at)) for at, ready in self._choose(counts, room, now).values() for w in ready]

@@ -26,6 +26,7 @@ __all__ = [
     "adopted",
     "answered",
     "cancelled",
+    "heard",
     "intended",
     "invalid",
     "late",
@@ -211,6 +212,25 @@ def observed(w: Workload, task: EcsTask, now: datetime) -> Workload | None:
         phase = Phase.RUNNING
     unchanged = phase is w.phase and all(getattr(w, name) == value for name, value in facts.items())
     return None if unchanged else w.moved(phase, now, **facts)
+
+
+def heard(w: Workload, task: EcsTask, attempt: int, now: datetime) -> Workload | None:
+    """What an event makes of the row that its task names. None: it is no news, or not of what this row claims.
+
+    A launch whose answer is not known is given its task: a name tells for good whose a task is, however late it is
+    heard. That is one write, and what else the event tells is another.
+    """
+    if attempt != w.attempt or not w.in_flight:
+        return None
+    if w.phase is Phase.LAUNCHING:
+        return adopted(w, task.arn, now) if identity.cluster_of(task.arn) == _name_of(w.cluster) else None
+    # The same version again tells nothing, and how events write times must not make it look like a change.
+    return observed(w, task, now) if task.arn == w.task_arn and task.version > w.ecs_version else None
+
+
+def _name_of(cluster: str | None) -> str:
+    """Of a cluster's name or ARN."""
+    return (cluster or "").rsplit("/", 1)[-1]
 
 
 def missing(w: Workload, since: datetime, now: datetime, policy: Policy) -> Workload | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["EcsThrottled", "EcsUnavailable", "LeaseLost", "ReconcilerError", "StartError", "StoreUnavailable"]
+__all__ = ["EcsThrottled", "EcsUnavailable", "EventsUnavailable", "LeaseLost", "ReconcilerError", "StartError"]
+__all__ += ["StoreUnavailable"]
 
 
 class ReconcilerError(Exception):
@@ -15,6 +16,10 @@ class EcsThrottled(ReconcilerError):
 
 class EcsUnavailable(ReconcilerError):
     """ECS can not be reached or will not serve this account now. Whether the call had an effect is unknown."""
+
+
+class EventsUnavailable(ReconcilerError):
+    """The queue of events can not be read, or not be deleted from. What was not deleted comes again."""
 
 
 class StoreUnavailable(ReconcilerError):

@@ -17,6 +17,8 @@ DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _TASK_ARN: Final = re.compile(r"arn:aws[\w-]*:ecs:[\w-]+:\d+:task/([\w-]+)/[\w-]+")
 """https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-arn-format"""
 
+_ATTEMPT: Final = re.compile(r"[0-9]{1,9}")
+
 _NAMESPACE: Final = uuid.UUID("3f1b1f0c-6a55-5a4e-9d0a-7f2f6c1d9e21")
 
 Launched = tuple[str, int]
@@ -40,7 +42,7 @@ def started_by(deployment: str, exec_id: str, attempt: int) -> str:
 def parse_started_by(value: str | None, deployment: str) -> Launched | None:
     """The launch that `value` names, or None if the task is not one of this deployment."""
     parts = (value or "").split("/")
-    if len(parts) != 3 or parts[0] != deployment or not parts[1] or not parts[2].isdigit():
+    if len(parts) != 3 or parts[0] != deployment or not parts[1] or not _ATTEMPT.fullmatch(parts[2]):
         return None
     return parts[1], int(parts[2])
 

@@ -56,6 +56,10 @@ class Profiles:
         """Those that launch in an account and region."""
         return [profile for profile in self.all() if profile.shard == shard]
 
+    def events_queue(self, shard: str) -> str | None:
+        """The URL of the queue of events of an account and region, if one of its profiles names it."""
+        return next((profile.events_queue_url for profile in self.of_shard(shard) if profile.events_queue_url), None)
+
     def limits(self, max_running_tasks: int) -> dict[str, int]:
         """How many tasks each shard may run at once: together no more than `max_running_tasks`.
 

@@ -63,6 +63,8 @@ class Profile:
     region: str = ""
     role_arn: str | None = None
     """A role of another account to act as there."""
+    events_queue_url: str | None = None
+    """The queue of its account's and region's events, if this profile names it."""
     allowed: frozenset[str] = frozenset()
     """What DAG authors may set besides, or only: the words of `[ecs_reconciler] allowed_run_task_parameters`."""
 

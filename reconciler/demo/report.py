@@ -156,7 +156,8 @@ def _state(w: Workload, state: str | None) -> str:
 
 
 def _seconds(begin: datetime | None, end: datetime | None) -> str:
-    return "-" if begin is None or end is None else f"{(end - begin).total_seconds():.1f}"
+    """Never less than none: one of the two may be by ECS's clock, the other by the database's."""
+    return "-" if begin is None or end is None else f"{max(0.0, (end - begin).total_seconds()):.1f}"
 
 
 def show_totals(console: Console, world: World, seconds: float) -> None:

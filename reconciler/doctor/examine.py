@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from reconciler.checks import CLUSTER, check_profile
+from reconciler.checks import CLUSTER, check_events, check_profile
 from reconciler.config import ConfigError, Read, daemon_settings
 from reconciler.core.errors import ReconcilerError, StoreUnavailable
 from reconciler.core.finding import Finding, Level, error, fine, note
@@ -26,7 +26,8 @@ from reconciler.doctor.aws import (
 from reconciler.doctor.components import check_components, settings_of_shims
 from reconciler.doctor.database import check_database
 from reconciler.doctor.pools import read_pools
-from reconciler.ecs.client import make_client
+from reconciler.ecs.client import make_client, make_queue_client
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.ecs.role import assumed
@@ -167,6 +168,11 @@ def _profile(  # noqa: PLR0917 - all that is looked at
     limits = (profile.max_cpu, options.max_cpu)
     max_cpu = min((units for units in limits if units is not None), default=None)
     yield from check_quota(aws, limit, profile, definition, max_cpu)
+    if profile.events_queue_url:
+        client = make_queue_client(profile.region, threads=1, session=aws.session)
+        queue = EventQueue(client, profile.events_queue_url, tools.clock, on_call=lambda *_: None)
+        yield from check_events(queue)
+        queue.close()
     if store is not None:
         yield from check_unknown_tasks(gateway, store, profile, options.deployment)
     else:

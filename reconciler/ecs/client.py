@@ -1,4 +1,4 @@
-"""The boto3 client: one per process, shared by all its threads."""
+"""The boto3 clients: one per account, region and service, shared by all threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from reconciler import __version__
 
 if TYPE_CHECKING:
     from mypy_boto3_ecs import ECSClient
+    from mypy_boto3_sqs import SQSClient
 
-__all__ = ["make_client"]
+__all__ = ["make_client", "make_queue_client"]
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds to reach ECS."""
 READ_TIMEOUT: Final = 20.0
 """Seconds to wait for an answer. RunTask answers in a fraction of one; giving up leaves a launch unknown."""
+EVENTS_READ_TIMEOUT: Final = 10.0
+"""Seconds to wait for an answer of SQS, which itself waits for a second until there are messages."""
 STS_ATTEMPTS: Final = 2
 """How often credentials are asked for before a call that needs them is given up."""
 
@@ -30,16 +33,26 @@ def make_client(region: str, *, threads: int, session: boto3.Session | None = No
     sending and hide throttling from our rate limits. Everything here is repeated by whoever looks again.
     An endpoint of one's own is set by AWS_ENDPOINT_URL_ECS.
     """
-    config = Config(
+    config = _config(threads, READ_TIMEOUT)
+    return (session or _chain()).client("ecs", region_name=region, config=config)
+
+
+def make_queue_client(region: str, *, threads: int, session: boto3.Session | None = None) -> SQSClient:
+    """An SQS client, of the same kind. An endpoint of one's own is set by AWS_ENDPOINT_URL_SQS."""
+    config = _config(threads, EVENTS_READ_TIMEOUT)
+    return (session or _chain()).client("sqs", region_name=region, config=config)
+
+
+def _config(threads: int, read_timeout: float) -> Config:
+    return Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
+        read_timeout=read_timeout,
         max_pool_connections=threads,
         parameter_validation=True,
         tcp_keepalive=True,
         user_agent_extra=f"airflow-ecs-reconciler/{__version__}",
     )
-    return (session or _chain()).client("ecs", region_name=region, config=config)
 
 
 def _chain() -> boto3.Session:

@@ -450,6 +450,14 @@ EVENT_LAG: Final = _add(
 EVENT_BACKLOG: Final = _add(
     Kind.GAUGE, "event_queue_messages", "Messages that wait in the queue of events.", "shard", "source"
 )
+EVENTS_FRESH: Final = _add(
+    Kind.GAUGE,
+    "events_fresh",
+    "1 while events tell what happens and looks at tasks are rare, 0 while tasks are looked at every few seconds.",
+    "shard",
+    "source",
+    stability=Stability.BETA,
+)
 SKEW: Final = _add(
     Kind.GAUGE,
     "clock_skew_seconds",

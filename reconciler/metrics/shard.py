@@ -191,15 +191,19 @@ class Shard:
     # -- AWS -----------------------------------------------------------------------------------------------------------
 
     def called(self, operation: str, result: str, seconds: float) -> None:
-        """One call to AWS ended."""
+        """One call to ECS ended."""
+        self.called_beside(operation, result, seconds)
+        if result in ("ok", "credentials"):
+            self.credentials(valid=result == "ok")
+
+    def called_beside(self, operation: str, result: str, seconds: float) -> None:
+        """One call to another service of AWS ended. That it is denied says nothing of the others."""
         if operation not in self._operations:
             self._operations.add(operation)
             for possible in catalogue.AWS_RESULTS:
                 self._board.touch(catalogue.AWS_CALLS, self._name, operation, possible)
         self._board.inc(catalogue.AWS_CALLS, self._name, operation, result)
         self._board.observe(catalogue.AWS_SECONDS, seconds, self._name, operation)
-        if result in ("ok", "credentials"):
-            self.credentials(valid=result == "ok")
 
     def heard(self, parsed: Any = None, **_: Any) -> None:
         """botocore's event `after-call`: the answer's Date tells ECS's clock. Never raises: the call must go on."""
@@ -220,6 +224,10 @@ class Shard:
     def event_backlog(self, source: str, messages: int) -> None:
         """How many messages wait in the queue of events."""
         self._show(catalogue.EVENT_BACKLOG, messages, source)
+
+    def events_fresh(self, source: str, *, fresh: bool) -> None:
+        """Whether events are relied on."""
+        self._show(catalogue.EVENTS_FRESH, fresh, source)
 
     def credentials(self, *, valid: bool, expires_at: datetime | None = None) -> None:
         """Whether AWS accepts the credentials, and until when they last if they end."""

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core import identity
@@ -65,6 +66,7 @@ class SqlStore:
         self._reader = reading(unreadable(engine, on_unreadable) if on_unreadable else engine)
         self._writer = writing(engine)
         self._deployment = deployment
+        self._freed, self._freeing = 0, Lock()
 
     def hold(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
         with translated(), self._writer.begin() as conn:
@@ -95,9 +97,15 @@ class SqlStore:
         return self._count(statements.COUNT_OPEN, undelivered=statements.COUNT_UNDELIVERED)
 
     def counts_here(self) -> Counts:
-        return self._count(statements.COUNT_HERE, statements.COUNT_PENDING)
+        return self._count(statements.COUNT_PENDING, then=statements.COUNT_HERE)
 
-    def _count(self, *opened: Select[Any], undelivered: Select[Any] | None = None) -> Counts:
+    def freed(self) -> int:
+        return self._freed
+
+    def _count(
+        self, opened: Select[Any], then: Select[Any] | None = None, undelivered: Select[Any] | None = None
+    ) -> Counts:
+        """`then` is counted too if the first finds anything."""
         by_queue: dict[str, Counter[Phase]] = {}
         by_profile: Counter[str] = Counter()
         by_shard: Counter[str] = Counter()
@@ -105,7 +113,9 @@ class SqlStore:
         cpu_by_shard: Counter[str] = Counter()
         with self._read() as conn:
             at = oldest = read_now(conn)
-            found = [row for statement in opened for row in conn.execute(statement, self._here)]
+            found = list(conn.execute(opened, self._here))
+            if found and then is not None:
+                found += conn.execute(then, self._here)
             for phase, queue, profile, shard, count, first, cpu in found:
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
                 if phase in IN_FLIGHT:
@@ -167,6 +177,8 @@ class SqlStore:
         with self._write(lease) as conn:
             won = self._swap(conn, changes)
             self._note_attempts(conn, won, lease)
+        with self._freeing:
+            self._freed += sum(old.in_flight and not new.in_flight for old, new in won)
         for old, new in won:
             self._on_written(old, new)
         written = {old.exec_id for old, _ in won}

@@ -72,6 +72,8 @@ def test_the_status_page_is_in_airflows_navigation_and_a_tab_of_each_task_instan
     expect(shown.locator("#limit")).to_have_text("16")
     expect(failed(shown).first).to_contain_text("CannotPullContainerError")
     keep(page, tmp_path / PICTURE_OF_VIEW)
+    page.evaluate("document.documentElement.style.colorScheme = 'dark'")  # as Airflow's own switch does
+    expect(shown.locator("html")).to_have_css("color-scheme", "dark")
 
     # The frame may open nothing; a link is followed all the same, by Airflow's page around it.
     with page.context.expect_page() as opened:

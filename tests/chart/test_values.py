@@ -74,6 +74,7 @@ OURS: dict[str, Any] = {
     "conn_id_from_database": True,
     "cost_tags": False,
     "deployment": "prod",
+    "events_queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/ecs-events",
     "execution_api_server_url": "https://airflow.example.com/execution/",
     "launch_burst": 3,
     "launch_rate": 9.5,
@@ -82,12 +83,14 @@ OURS: dict[str, Any] = {
     "log_format": "console",
     "log_level": "DEBUG",
     "max_running_tasks": 2000000,
+    "max_running_vcpus": 250.5,
     "orphan_grace": 900,
     "queues": {"gpu": {"task_definition": "train:4", "subnets": ["subnet-9"], "max_running_tasks": 40}},
     "retention": 1000000,
     "start_timeout": 1200,
     "status_page": False,
     "sweep_interval": 0.5,
+    "traces": True,
     "unknown_queue": "fail",
 }
 THEIRS: dict[str, Any] = {

@@ -67,10 +67,13 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs",shard="us-east-1"}') == 1)
         assert site.row("a").phase in (Phase.PENDING, Phase.LAUNCHING)
         assert "ExpiredTokenException" in site.call("status").stdout
+        daemon.until_it_says("launches are held")
+        assert "ExpiredTokenException" in next(e["reason"] for e in daemon.events if e["event"] == "launches are held")
         with site.ecs.lock:
             site.ecs.model.faults.remove(expired)
         site.until(lambda: site.row("a").terminal, daemon.log)
         assert daemon.get("/readyz") == (200, "leading\n")
+        daemon.until_it_says("launches are held no longer")
 
 
 def test_a_daemon_that_starts_before_its_credentials_says_so_and_goes_on_when_they_come(site: Site) -> None:
@@ -82,8 +85,10 @@ def test_a_daemon_that_starts_before_its_credentials_says_so_and_goes_on_when_th
         assert status == 503
         assert "Unable to locate credentials" in reason
         assert daemon.metric('ecs_reconciler_aws_api_requests_total{operation="DescribeClusters",result="credentials"}')
+        assert "Unable to locate credentials" in site.call("status").stdout
         keys.write_text("[default]\naws_access_key_id = late\naws_secret_access_key = late\n")
         daemon.until_it_says("this replica leads")
+        site.until(lambda: "trouble" not in site.call("status").stdout, daemon.log)
 
 
 def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -> None:

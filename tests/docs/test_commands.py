@@ -43,6 +43,8 @@ ELSEWHERE = {
 
 AWS_ONLY = {"cloudformation deploy", "ecr get-login-password", "logs tail"}
 """Commands of AWS's command line that are no operations of the API."""
+COMMON = {"query", "output", "region", "cli-input-json", "endpoint-url"}
+"""Options that each of its commands has."""
 ENVIRONMENT = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:///{folder}/airflow.db",
     "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://127.0.0.1:1/execution/",
@@ -178,8 +180,9 @@ def test_a_local_ecs_in_a_second_terminal(tmp_path: Path) -> None:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        arns = set(re.findall(r'"(arn:aws:ecs:[^"]+:task/[^"]+)"', done.stdout))
+        arns = set(re.findall(r'"(arn:aws:ecs:[^"\\]+:task/[^"\\]+)"', done.stdout))
         assert len(arns) == 1
+        assert "ECS Task State Change" in done.stdout
         while not [log for log in tmp_path.rglob(f"{arns.copy().pop().rpartition('/')[2]}.log") if log.stat().st_size]:
             assert clock.monotonic() < deadline, done.stdout
             clock.wait(0.1)
@@ -199,7 +202,7 @@ def test_awss_commands_and_options_exist() -> None:
         operations = {xform_name(name, "-"): name for name in model.operation_names}
         assert operation in operations, f"aws {service} {operation}"
         shape = model.operation_model(operations[operation]).input_shape
-        members = {xform_name(name, "-") for name in shape.members} | {"query", "output", "region", "cli-input-json"}
+        members = {xform_name(name, "-") for name in shape.members} | COMMON
         given = {option.removeprefix("--").partition("=")[0] for option in options if option.startswith("--")}
         assert given <= members, f"aws {service} {operation}: {given - members}"
 

@@ -21,8 +21,6 @@ OPTIONS = {
     "aws_ecs_executor": set(EcsExecutorOptions.model_fields) | {"aws_conn_id"},
 }
 LANGUAGES = {"sh", "ini", "yaml", "sql", "text", "mermaid", "python", "json"}
-TOLD_AS_COMING = {"events_queue_url"}
-"""Options that a page says not every release has."""
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -60,7 +58,7 @@ def test_options_that_are_named_exist(page: Path) -> None:
     for section, names in OPTIONS.items():
         named = set(re.findall(rf"`\[{section}\] (\w+)", text))
         named |= {name.lower() for name in re.findall(rf"AIRFLOW__{section.upper()}__(\w+)", text)}
-        assert named <= names | {"option"} | TOLD_AS_COMING, f"no such option: {named - names}"
+        assert named <= names | {"option"}, f"no such option: {named - names}"
 
 
 @each_page
@@ -82,5 +80,5 @@ def test_blocks_can_be_read(block: object) -> None:
         parsed.read_string(block.text)
         for section, names in OPTIONS.items():
             if parsed.has_section(section):
-                wrong = set(parsed[section]) - names - TOLD_AS_COMING
+                wrong = set(parsed[section]) - names
                 assert not wrong, f"{block.where}: no such option: {wrong}"

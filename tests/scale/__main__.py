@@ -9,6 +9,7 @@ rate here: with it 5,000 launches would take four minutes. What is measured is t
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import tempfile
@@ -53,19 +54,23 @@ class Eye:
 
     def __init__(self, site: Site, server: Server, daemon: Daemon) -> None:
         self._site, self._server, self._daemon = site, server, daemon
+        self._spent: dict[int, float] = {}
+        """By process of the server: one that has ended keeps what it had."""
 
     def look(self) -> Seen:
         metric = self._daemon.metric
         name = "ecs_reconciler_reconcile_duration_seconds"
+        self._spent |= {pid: spent for pid in self._server.processes() if (spent := cpu(pid))}
+        described = metric('ecs_reconciler_aws_api_requests_total{operation="DescribeTasks",result="ok"}')
         with self._site.engine.connect() as conn:
             rows = int(conn.exec_driver_sql(_READ).scalar_one())
         return Seen(
             time.monotonic(),
             cpu(self._daemon.process.pid),
-            sum(cpu(pid) for pid in self._server.processes()),
+            sum(self._spent.values()),
             rows,
             metric("ecs_reconciler_db_statement_duration_seconds_count"),
-            metric('ecs_reconciler_aws_api_requests_total{operation="DescribeTasks",result="ok"}'),
+            0.0 if math.isnan(described) else described,
             {
                 c: (metric(f'{name}_sum{{controller="{c}"}}'), metric(f'{name}_count{{controller="{c}"}}'))
                 for c in CONTROLLERS

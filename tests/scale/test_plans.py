@@ -30,6 +30,7 @@ BOUNDS = {
     "counts_here": CROWD.pending,
     "take_census": OPEN,
     "listing": OPEN + 10_000,
+    "history": OPEN + 10_000,
     "pulse": OPEN,
     "left": OPEN,
     "open_workloads": OPEN,

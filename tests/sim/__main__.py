@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.sim import mutants, sometimes
 from tests.sim.budgets import search
 from tests.sim.check import Violation, check
-from tests.sim.plan import from_json, plan, queued, to_json
+from tests.sim.plan import from_json, listening, plan, queued, to_json
 from tests.sim.shrink import shrink
 from tests.sim.story import tell
 from tests.sim.universe import Universe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ENOUGH = 1000
 """After so many universes every path must have been taken."""
+BLOCK = 1000
+"""So many universes are one line of the log."""
 
 
 @dataclass
@@ -38,10 +42,33 @@ class Result:
     paths: Counter[str]
 
 
-def run(seed: int, mutant: str | None = None, *, queues: bool = False) -> Result:
+@dataclass
+class Tally:
+    """What many universes came to."""
+
+    universes: int = 0
+    hours: float = 0.0
+    failed: dict[str, list[int]] = field(default_factory=dict)
+    """By rule, the seeds that broke it."""
+    paths: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: Result) -> None:
+        broken = {violation.rule: [result.seed] for violation in result.violations}
+        self.join(Tally(1, result.hours, broken, result.paths))
+
+    def join(self, other: Tally) -> None:
+        self.universes += other.universes
+        self.hours += other.hours
+        self.paths += other.paths
+        for rule, seeds in other.failed.items():
+            self.failed.setdefault(rule, []).extend(seeds)
+
+
+def run(seed: int, mutant: str | None = None, *, queues: bool = False, events: bool = False) -> Result:
     """One universe."""
+    made = queued(plan(seed)) if queues else plan(seed)
     with mutants.planted(mutant):
-        universe = Universe(queued(plan(seed)) if queues else plan(seed))
+        universe = Universe(listening(made) if events else made)
         trace = universe.run()
     return Result(seed, universe.sim.now / 3600, check(trace), sometimes.count(trace))
 
@@ -53,12 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--story", metavar="SEED", help="tell one universe instead, shrunk if it fails; or a kept plan")
     parser.add_argument("--keep", type=int, metavar="SEED", help="print the plan of a seed, to be kept as a regression")
     parser.add_argument("--queues", action="store_true", help="with several queues, one of them in another account")
+    parser.add_argument(
+        "--events", action="store_true", help="with a queue of events, which is not to be trusted either"
+    )
     parser.add_argument("--whole", action="store_true", help="do not shrink")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="plant this fault")
     parser.add_argument("--cover", action="store_true", help="name few seeds that together take every path")
     parser.add_argument(
         "--budget", nargs="*", metavar="FAULT", help="write which universes find planted faults, or all"
     )
+    parser.add_argument("--log", type=Path, help="note each thousand universes in this file, and go on where it ends")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     if options.keep is not None:
@@ -83,38 +114,69 @@ def _budgets(names: Sequence[str], jobs: int) -> int:
 
 
 def _many(options: argparse.Namespace) -> int:
-    seeds = range(options.first, options.first + options.count)
-    began = time.monotonic()
-    failed: dict[str, list[int]] = {}
-    paths: Counter[str] = Counter()
+    """Run the seeds, block by block. With a log, those blocks that it has need not be run again."""
+    what = {"code": _code(), "mutant": options.mutant, "queues": options.queues, "events": options.events}
+    known = _logged(options.log, what) if options.log else {}
+    whole, began, ran = Tally(), time.monotonic(), 0
     taken: list[tuple[int, set[str]]] = []
-    hours = 0.0
+    end = options.first + options.count
     with multiprocessing.Pool(options.jobs, maxtasksperchild=500) as pool:
-        results: Iterable[Result] = pool.imap_unordered(
-            partial(run, mutant=options.mutant, queues=options.queues), seeds
-        )
-        for done, result in enumerate(results, start=1):
-            hours += result.hours
-            paths += result.paths
-            taken.append((result.seed, {name for name, times in result.paths.items() if times}))
-            for rule in {violation.rule for violation in result.violations}:
-                failed.setdefault(rule, []).append(result.seed)
-                say(f"\nseed {result.seed}: {next(v for v in result.violations if v.rule == rule)}")
-            if done % 20 == 0 or done == len(seeds):
-                rate = done / (time.monotonic() - began)
-                say(f"\r{done} universes, {rate:.1f} per second, {hours:.0f} hours lived", end="")
-    say()
-    for rule, seeds_of in sorted(failed.items()):
-        say(f"{len(seeds_of):6} broke {rule}: seeds {', '.join(map(str, sorted(seeds_of)[:10]))}")
-    never = [path for path in sometimes.PATHS if not paths[path]]
+        for first in range(options.first, end, BLOCK):
+            count = min(BLOCK, end - first)
+            if (tally := known.get((first, count))) is None:
+                tally = Tally()
+                results: Iterable[Result] = pool.imap_unordered(
+                    partial(run, mutant=options.mutant, queues=options.queues, events=options.events),
+                    range(first, first + count),
+                )
+                for result in results:
+                    ran += 1
+                    tally.add(result)
+                    taken.append((result.seed, {name for name, times in result.paths.items() if times}))
+                    for violation in result.violations:
+                        say(f"\nseed {result.seed}: {violation}")
+                    if ran % 20 == 0:
+                        rate, done = ran / (time.monotonic() - began), whole.universes + tally.universes
+                        say(
+                            f"\r{done} universes, {rate:.1f} per second, {whole.hours + tally.hours:.0f} hours lived",
+                            end="",
+                        )
+                if options.log:
+                    with options.log.open("a") as log:
+                        log.write(json.dumps({"first": first, "count": count, **what, **vars(tally)}) + "\n")
+            whole.join(tally)
+    say(f"\n{whole.universes} universes, {whole.hours:.0f} hours lived")
+    for rule, seeds in sorted(whole.failed.items()):
+        say(f"{len(seeds):6} broke {rule}: seeds {', '.join(map(str, sorted(seeds)[:10]))}")
+    wanted = (*sometimes.PATHS, *sometimes.EVENT_PATHS) if options.events else sometimes.PATHS
+    never = [path for path in wanted if not whole.paths[path]]
     say("never: " + (", ".join(never) or "nothing, every path was taken"))
     if options.cover:
         say("cover:", " ".join(map(str, _cover(taken))))
-    return 1 if failed or (never and options.count >= ENOUGH and not options.mutant) else 0
+    return 1 if whole.failed or (never and options.count >= ENOUGH and not options.mutant) else 0
 
 
-def say(text: object = "", end: str = "\n") -> None:
-    sys.stdout.write(f"{text}{end}")
+def _logged(path: Path, what: Mapping[str, Any]) -> dict[tuple[int, int], Tally]:
+    """The blocks of seeds that a log has of this code, by their first and how many."""
+    blocks = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        told = json.loads(line)
+        if all(told.pop(name) == value for name, value in what.items()):
+            key = told.pop("first"), told.pop("count")
+            blocks[key] = Tally(**{**told, "paths": Counter(told["paths"])})
+    return blocks
+
+
+def _code() -> str:
+    """A digest of all that decides what a seed comes to."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted([*root.glob("reconciler/**/*.py"), *root.glob("tests/sim/*.py"), root / "tests/world.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def say(*text: object, end: str = "\n") -> None:
+    sys.stdout.write(" ".join(map(str, text)) + end)
     sys.stdout.flush()
 
 

@@ -18,11 +18,12 @@ from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from reconciler.localecs.task import Task
     from tests.sim.airflow import Airflow
     from tests.sim.engine import Process, Sim
+    from tests.sim.post import Post
 
 FAR: Final = "far"
 """The cluster of another account, which nobody reaches with the first one's credentials, nor the other way round."""
@@ -59,9 +60,13 @@ class Weather:
 class Aws:
     """One account. Its clock is `skew` seconds ahead of the true time."""
 
-    def __init__(self, sim: Sim, settings: Settings, skew: float, chance: random.Random) -> None:
+    def __init__(
+        self, sim: Sim, settings: Settings, skew: float, chance: random.Random, *, events: bool = False
+    ) -> None:
         self.sim, self.skew, self.chance = sim, skew, chance
-        self.model = EcsModel(settings, chance)
+        self.model = EcsModel(settings, chance, events=events)
+        self.post: Post | None = None
+        """Takes the events, where there is a queue of them."""
         self.weather = Weather()
         self.airflow: Airflow
         self.runners: dict[tuple[str, str], Runner] = {}
@@ -137,11 +142,14 @@ class Aws:
             signed=round(signed_at, 3),
             result=result,
             arn=short(tasks[0]["taskArn"]) if tasks else None,
+            spot=asks_for_spot(request) if "capacityProviderStrategy" in request else None,
         )
 
     def pump(self) -> None:
         """Carry out what the model wants done, and wake when it will want more."""
         effects = self.model.advance(self.now)
+        if self.post:
+            self.post.take(self.model.take_events(), self.now)
         for effect in effects:
             if isinstance(effect, StartContainer):
                 runner = Runner(self, effect)
@@ -201,6 +209,12 @@ class Aws:
         for task in answer["tasks"]:
             self.sim.note("foreign", arn=short(task["taskArn"]), name=started_by)
         self.pump()
+
+
+def asks_for_spot(request: Mapping[str, Any]) -> bool:
+    """Whether a RunTask request prefers Spot."""
+    strategy = request.get("capacityProviderStrategy", ())
+    return any(item["capacityProvider"] == "FARGATE_SPOT" for item in strategy)
 
 
 def short(arn: str) -> str:

@@ -31,7 +31,7 @@ TABLE: Final = Path(__file__).parent / "budgets.json"
 DIRECTED: Final = Path(__file__).parent / "directed"
 WANTED: Final = 3
 """So many universes are named for each fault."""
-BUDGET: Final = 40
+BUDGET: Final = 60
 """Within so many universes each fault must be found."""
 SEARCHED: Final = 400
 """So many universes are looked at for each fault before the search gives up."""

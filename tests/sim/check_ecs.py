@@ -83,6 +83,18 @@ class EcsRules(Known):
         if task := self.tasks.get(event["arn"]):
             task.forgotten = True
 
+    def on_mail_deleted(self, event: dict[str, Any]) -> None:
+        """What a message told must be known by then to whoever may need it: the row whose task it is about."""
+        task = self.tasks.get(event["arn"])
+        row = self.rows.get(task.id) if task else None
+        if task is None or row is None or self.restored or row["attempt"] != task.attempt:
+            return
+        waits = row["phase"] == "LAUNCHING"
+        behind = row["phase"] in ("STARTED", "RUNNING", "STOPPING") and row["ecs_version"] < event["version"]
+        if waits or (behind and short(row["task_arn"]) == task.arn):
+            text = f"version {event['version']} of {task.arn} is deleted, {task.id} knows {row['ecs_version']}"
+            self.broken("I19 an event is deleted only after its effect", text, task.id, task.arn)
+
     def _rate(self) -> None:
         self.calls.append(self.t)
         while self.calls[0] < self.t - 1:

@@ -156,6 +156,10 @@ class TableRules(Known):
         self.remembered.discard(exec_id)
         if event["via"] != "prune":
             self.excused |= {exec_id, exec_id.partition("-")[0]}
+            # Should its scheduler write it anew, its attempts are counted from the first again.
+            for known in (self.left, self.intents, self.launches):
+                for launched in [launched for launched in known if launched[0] == exec_id]:
+                    known.pop(launched)
             return
         if old["phase"] not in TERMINAL or old["acked_version"] < old["version"]:
             self.broken("I18 only what is done is forgotten", exec_id, exec_id)

@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -17,13 +18,15 @@ from reconciler import manager as manager_module
 from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
+from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
-from reconciler.core import decide, runtask
+from reconciler.core import decide, freshness, runtask
 from reconciler.core.answer import Answer, Unknown
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.gate import Gate
 from reconciler.core.profiles import Profiles
 from reconciler.core.spot import Fallbacks
+from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.lease import Crowd, Elector
@@ -33,11 +36,13 @@ from reconciler.store.daemon import SqlStore
 from tests.sim.airflow import valid_for
 from tests.sim.aws import FAR, Client
 from tests.sim.database import StorePort
+from tests.sim.post import QUEUE, QueueClient
 from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from reconciler.controllers import Controller
     from reconciler.core.identity import Launched
     from reconciler.core.task import Workload
     from reconciler.seams import Lease
@@ -54,11 +59,13 @@ PROFILE: Final = runtask.Profile(
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
     },
 )
+SPOT: Final = ({"capacityProvider": "FARGATE_SPOT", "weight": 1}, {"capacityProvider": "FARGATE", "weight": 0})
 SECRET: Final = "eyJsecret"
 """Stands for the token that only the container's command may hold."""
 
 
 POLICY = decide.Policy()
+FRESHNESS: Final = ("TOLD_WITHIN", "FIRST_WITHIN", "SILENT_AFTER", "CALM")
 
 
 @dataclass(frozen=True)
@@ -72,15 +79,21 @@ class Options:
     retention: float
     orphan_grace: float = 600.0
     queues: tuple[tuple[str, int, str], ...] = ()
+    spot_fallback_after: int = 0
 
     @property
     def profiles(self) -> Profiles:
         """Those of the queues, beside the default one."""
+        default = PROFILE
+        if self.spot_fallback_after:
+            common = {name: value for name, value in PROFILE.run_task.items() if name != "launchType"}
+            request = {**common, "capacityProviderStrategy": SPOT}
+            default = replace(PROFILE, run_task=request, spot_fallback_after=self.spot_fallback_after)
         named = {
-            name: replace(PROFILE, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
+            name: replace(default, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
             for name, share, shard in self.queues
         }
-        return Profiles(PROFILE, named)
+        return Profiles(default, named)
 
 
 class Delivery:
@@ -175,13 +188,17 @@ class Observer:
         self._held: set[tuple[str, str]] = set()
         self.adopt: Adopt
         self.gates: dict[str, Gate]
+        self.freshness: freshness.Freshness
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
         breakers = {"missing": self.adopt.missing_breaker, "orphan": self.adopt.orphan_breaker}
         held = {("breaker", name) for name, breaker in breakers.items() if breaker.tripped}
+        held |= {("relied_on", "events")} if self.freshness.reason is None else set()
         held |= {("gate", name) for name, gate in self.gates.items() if gate.reason}
         for kind, which in sorted(held - self._held):
             self._sim.note(kind, who=self._who, which=which)
+        if ("relied_on", "events") in self._held - held:
+            self._sim.note("not_relied_on", who=self._who, why=self.freshness.reason)
         self._held = held
 
     def leading(self, epoch: int | None) -> None:
@@ -206,7 +223,7 @@ class Shard:
             resend_for=options.policy.resend_for,
             on_call=lambda *_: None,
         )
-        delivery = Delivery()
+        delivery, self.fallbacks, self.freshness = Delivery(), Fallbacks(), freshness.Freshness()
         self.calls = Calls(process, lambda w: gateway.run(w, delivery.command(w)))
         gates = {"ecs": Gate(), "api_server": Gate()}
         note = sim.note
@@ -220,7 +237,7 @@ class Shard:
             policy=options.policy,
             ecs_gates={"default": gates["ecs"]},
             api_gate=gates["api_server"],
-            fallbacks=Fallbacks(),
+            fallbacks=self.fallbacks,
             max_running_tasks=profiles.limits(options.max_running_tasks)[name],
             on_answer=lambda w, answer: note(
                 "answer",
@@ -243,6 +260,7 @@ class Shard:
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=lambda what: note("orphan", who=process.name, what=what),
+            freshness=self.freshness,
         )
         retry = Retry(
             store,
@@ -262,9 +280,22 @@ class Shard:
         lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
         elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
-        observer.adopt, observer.gates = self.adopt, gates
+        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, self.freshness
+        controllers: list[Controller] = [self.launch, self.adopt, retry, cleanup]
+        if aws.post and not name:
+            client = QueueClient(aws.post, aws, process)
+            listen = Listen(
+                store,
+                EventQueue(client, aws.post.sqs.url(QUEUE), clock, on_call=lambda *_: None, calls=1),  # type: ignore[arg-type] # what it calls
+                clock,
+                freshness=self.freshness,
+                deployment=DEPLOYMENT,
+                shard=name,
+                on_event=lambda result, _: note("heard", who=process.name, result=result),
+            )
+            controllers.append(listen)
         self.manager = Manager(
-            [self.launch, self.adopt, retry, cleanup],
+            controllers,
             elector,
             Paced(clock, elector.interval),
             observer,
@@ -286,7 +317,12 @@ class Replica:
         self.clock = Monotonic(process, sim.chance.uniform(-0.001, 0.001))
         names = sorted({profile.shard for profile in options.profiles.all()})
         stores: dict[str, Any] = {
-            name: StorePort(process, database, SqlStore(database.engine, DEPLOYMENT, name)) for name in names
+            name: StorePort(
+                process,
+                database,
+                SqlStore(database.engine, DEPLOYMENT, name, on_written=partial(self._written, name)),
+            )
+            for name in names
         }
         leases = [shard_lease(DEPLOYMENT, name or "region") for name in names]
         self.crowd = (
@@ -302,6 +338,11 @@ class Replica:
             else None
         )
         self.shards = [Shard(self, name, stores[name], aws, options) for name in names]
+        self._by_name = dict(zip(names, self.shards, strict=True))
+
+    def _written(self, shard: str, old: Workload, new: Workload) -> None:
+        self._by_name[shard].fallbacks.moved(old, new, self.clock.monotonic())
+        self._by_name[shard].freshness.moved(old, new, self.clock.monotonic())
 
     def run(self) -> None:
         first, *others = self.shards

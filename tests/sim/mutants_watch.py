@@ -10,6 +10,7 @@ from reconciler.airflow.delivery import Delivery
 from reconciler.controllers import cleanup
 from reconciler.controllers.adopt import Adopt, Breaker
 from reconciler.controllers.cleanup import Cleanup
+from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, deliver, identity
 from reconciler.core.deliver import Fail, Refuse
@@ -46,7 +47,7 @@ def _rows_listed_before_ecs(stack: ExitStack) -> None:
     """And no second look: a task that was launched in between is taken for an orphan."""
     real = Adopt._list
 
-    def listing(self: Adopt, lease: Any, failures: Any) -> int:
+    def listing(self: Adopt, lease: Any, failures: Any, **more: Any) -> int:
         before = self._store.in_phase(*Phase)
         store = self._store
 
@@ -60,7 +61,7 @@ def _rows_listed_before_ecs(stack: ExitStack) -> None:
         self._store = Stale()
         self.orphans = _Ever()
         try:
-            return real(self, lease, failures)
+            return real(self, lease, failures, **more)
         finally:
             self._store = store
 
@@ -112,6 +113,23 @@ def _sidecar_decides(stack: ExitStack) -> None:
         return None
 
     set_in(stack, shown, "_our_container", first)
+
+
+@mutant
+def _event_deleted_before_the_commit(stack: ExitStack) -> None:
+    real = Listen._apply
+
+    def apply(self: Listen, heard: Any, lease: Any) -> Any:
+        self._events.delete([event.receipt for one in heard for event in one.events])
+        return real(self, heard, lease)
+
+    set_in(stack, Listen, "_apply", apply)
+
+
+@mutant
+def _older_event_is_believed(stack: ExitStack) -> None:
+    real = decide.heard
+    set_in(stack, decide, "heard", lambda w, *rest: real(replace(w, ecs_version=0), *rest))
 
 
 # -- trying again ------------------------------------------------------------------------------------------------

@@ -36,6 +36,20 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Mail:
+    """What becomes of events in the queue: shares of them, and how long."""
+
+    lost: float = 0.0
+    twice: float = 0.0
+    late: float = 0.0
+    """They come within so many `hours`, and the others within `spread` seconds, in any order."""
+    hours: float = 3.0
+    spread: float = 2.0
+    outage: tuple[float, float] = (0.0, 0.0)
+    """When nobody reaches the queue, and for how long, in seconds."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """A universe before it is run."""
 
@@ -67,6 +81,10 @@ class Plan:
     fails_to_write: float = 0.0
     queues: tuple[tuple[str, int, str], ...] = ()
     """Queues with profiles of their own: name, max_running_tasks (and an Airflow pool of that size), and shard."""
+    spot_fallback_after: int = 0
+    """Tasks are to run on Spot, and after so many failures for want of its capacity on demand. 0: neither."""
+    mail: Mail | None = None
+    """ECS's events come into a queue, and the daemons listen."""
 
     def __str__(self) -> str:
         events = sorted([(t.born, str(t)) for t in self.tasks] + [(t.at, str(t)) for t in self.troubles])
@@ -98,6 +116,8 @@ def from_json(text: str) -> Plan:
     kept = {name: _tuples(value) for name, value in json.loads(text).items()}
     tasks = tuple(Task(**{name: _tuples(value) for name, value in task.items()}) for task in kept.pop("tasks"))
     troubles = tuple(Trouble(**trouble) for trouble in kept.pop("troubles"))
+    if mail := kept.pop("mail", None):
+        kept["mail"] = Mail(**{name: _tuples(value) for name, value in mail.items()})
     return Plan(**kept, tasks=tasks, troubles=troubles)
 
 
@@ -127,6 +147,8 @@ def plan(seed: int) -> Plan:
     troubles: list[Trouble] = []
     for kind in kinds:
         troubles += KINDS[kind](rng, chaos, tasks)
+    spot, no_spot = _spot(random.Random(f"spot/{seed}"), chaos)
+    troubles += no_spot
     return Plan(
         seed=seed,
         kinds=tuple(kinds),
@@ -146,7 +168,24 @@ def plan(seed: int) -> Plan:
         signature_lives=rng.choice([300.0, 900.0]),
         locked=rng.choice([0.0, 0.0, 0.3, 0.7]),
         fails_to_write=rng.choice([0.0, 0.0, 0.3, 1.0]),
+        spot_fallback_after=spot,
     )
+
+
+def _spot(rng: random.Random, chaos: float) -> tuple[int, list[Trouble]]:
+    """One universe in eight runs on Spot, which has no capacity from time to time and takes tasks away."""
+    if rng.random() >= 0.125:
+        return 0, []
+    troubles = []
+    for _ in range(rng.choice([1, 2])):
+        at, seconds = round(rng.random() * chaos * 0.7, 1), rng.choice([300.0, 900.0, 1800.0])
+        troubles.append(Trouble(at, "Spot has no room", {"seconds": seconds}))
+        troubles.append(Trouble(at + 20.0, "Spot takes a task", {"which": round(rng.random(), 3)}))
+        start = round(rng.random() * chaos * 0.7, 1)
+        troubles.append(
+            Trouble(start, "Spot takes a start", {"which": round(rng.random(), 3)}, when="RunTask: answered")
+        )
+    return rng.choice([1, 2, 3]), troubles
 
 
 def queued(plain: Plan) -> Plan:
@@ -156,6 +195,20 @@ def queued(plain: Plan) -> Plan:
     names = ["default", *(name for name, _, _ in queues)]
     tasks = tuple(replace(task, queue=rng.choice(names)) for task in plain.tasks)
     return replace(plain, tasks=tasks, queues=queues, max_running_tasks=max(plain.max_running_tasks, 14))
+
+
+def listening(plain: Plan) -> Plan:
+    """The same universe with a queue of events."""
+    rng = random.Random(f"events/{plain.seed}")
+    outage = (rng.random() * plain.chaos, rng.choice([60.0, 600.0, 3600.0])) if rng.random() < 0.3 else (0.0, 0.0)
+    mail = Mail(
+        lost=rng.choice([0.0, 0.0, 0.0, 0.02, 0.3, 1.0]),
+        twice=rng.choice([0.0, 0.3, 1.0]),
+        late=rng.choice([0.0, 0.0, 0.1, 0.5]),
+        spread=rng.choice([0.0, 1.0, 1.0, 5.0, 120.0]),
+        outage=outage,
+    )
+    return replace(plain, mail=mail)
 
 
 def _skews(rng: random.Random) -> tuple[float, float, float]:

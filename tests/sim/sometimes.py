@@ -54,7 +54,15 @@ PATHS: Final = (
     "pruned",
     "host lost",
     "backup restored",
+    "no Spot capacity",
+    "taken by Spot before it began",
+    "launched on demand in place of Spot",
+    "Spot tried again",
 )
+
+
+EVENT_PATHS: Final = ("event applied", "event was old news", "foreign event", "events relied on", "events went stale")
+"""The same where there is a queue of events."""
 
 
 def count(trace: Iterable[dict[str, Any]]) -> Counter[str]:
@@ -62,8 +70,14 @@ def count(trace: Iterable[dict[str, Any]]) -> Counter[str]:
     seen: Counter[str] = Counter()
     emitted: set[str] = set()
     live: dict[str | None, str] = {}
+    spot: bool | None = None
     for event in trace:
         kind = event["kind"]
+        if kind == "run_task" and event["spot"] is not None:
+            seen["no Spot capacity"] += event["spot"] and event["result"].startswith("Capacity")
+            seen["launched on demand in place of Spot"] += not event["spot"] and event["result"] == "created"
+            seen["Spot tried again"] += event["spot"] and spot is False
+            spot = event["spot"]
         if kind == "row":
             _row(event, seen, live)
         elif kind == "emit" and event["what"] == "task":
@@ -94,6 +108,9 @@ def _plain(event: dict[str, Any]) -> str | None:
         return {"success": "callback succeeded", "failed": "callback failed"}.get(event["state"])
     if kind == "breaker":
         return f"{event['which']} breaker tripped"
+    if kind == "heard":
+        known = {"applied": "event applied", "stale": "event was old news", "foreign": "foreign event"}
+        return known.get(event["result"])
     if kind == "gate":
         return "held behind the API gate" if event["which"] == "api_server" else "held behind the ECS gate"
     if kind == "refused_write":
@@ -105,6 +122,8 @@ def _plain(event: dict[str, Any]) -> str | None:
         "overtaken": "compare-and-swap lost",
         "commit_unknown": "unknown commit",
         "event_lost": "event lost on a locked row",
+        "relied_on": "events relied on",
+        "not_relied_on": "events went stale",
         "fenced": "container ended itself when fenced",
         "late": "row written late",
         "host_lost": "host lost",
@@ -146,7 +165,8 @@ def _edge(old: dict[str, Any], new: dict[str, Any], via: str) -> list[str]:
         case _, "LOST":
             return ["lost declared"]
         case "STARTED", "PENDING":
-            return ["start failed and tried again"]
+            by_spot = old["stop_code"] in ("SpotInterruption", "TerminationNotice")
+            return ["taken by Spot before it began" if by_spot else "start failed and tried again"]
         case (("STARTED" | "LAUNCHING"), "FAILED_START"):
             return ["start given up"]
         case "STARTED", "STOPPING":

@@ -197,6 +197,15 @@ def waits(seconds: float) -> list[Event]:
 
 EXIT = at(2, "exit", arn="a", id="t1-1", attempt=1, code=1, why="broken")
 GONE: list[Event] = [stopped(1.5)]
+
+
+def hears(version: int) -> list[Event]:
+    """Version 3 of a running task's state is deleted while its row knows this one."""
+    row = Row()
+    known = [*row.launched(), row.write(2.0, phase="RUNNING", ecs_version=version)]
+    return [*known, at(3, "mail_deleted", who="daemon", arn="a", version=3)]
+
+
 POISON = at(0, "poison", name="t1")
 LAUNCHED: Event = {"phase": "LAUNCHING", "attempt": 1}
 
@@ -248,6 +257,7 @@ CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I17 what is queued has a row": (waits(1000), waits(800)),
     "I18 only what is done is forgotten": (forgotten(*GONE), forgotten(*GONE, acked_version=6)),
     "I18 nothing alive is forgotten": (forgotten(acked_version=6), forgotten(*GONE, acked_version=6)),
+    "I19 an event is deleted only after its effect": (hears(2), hears(3)),
     "I20 calls stay below the rate": ([stop(arn="x")] * 141, [stop(arn="x")] * 140),
     "I21 no secret is stored or told": ([emit("failed", info="eyJhbGciOi")], [emit("failed", info="exit code 1")]),
     "I22 what is not wanted is not launched": (unwanted_launch(4), unwanted_launch(3)),
@@ -282,6 +292,15 @@ def test_every_rule_has_its_case() -> None:
     assert set(re.findall(r'self\.broken\(\s*"([^"]+)"', source)) == CASES.keys()
 
 
+def test_an_event_of_a_launch_that_waits_for_its_task_is_not_deleted() -> None:
+    rule, row = "I19 an event is deleted only after its effect", Row()
+    waits = [row.write(), row.write(phase="LAUNCHING", attempt=1), row.created()]
+    deleted = at(2, "mail_deleted", who="daemon", arn="a", version=1)
+    assert rule in {violation.rule for violation in check([*waits, deleted])}
+    later = row.write(3.0, phase="LAUNCHING", attempt=2)
+    assert rule not in {violation.rule for violation in check([*waits, later, deleted])}
+
+
 def test_each_lease_counts_epochs_of_its_own() -> None:
     rule = "I8 fencing"
     assert rule in {violation.rule for violation in check(under(("prod/far", 5), ("prod/far", 4)))}
@@ -292,6 +311,13 @@ def test_a_start_that_runs_for_long_is_not_late() -> None:
     rule = "S2 what is wanted is not stopped"
     assert rule in {violation.rule for violation in check(late_stop(500))}
     assert rule not in {violation.rule for violation in check(late_stop(900))}
+
+
+def test_a_row_that_was_deleted_by_hand_and_written_anew_begins_anew() -> None:
+    row, again = Row(), Row()
+    first = [*row.launched(), *GONE, row.write(2.0, phase="EXITED", exit_code=0)]
+    assert check([*first, row.gone(3.0, via="by hand"), *again.launched(4.0, "b")]) == []
+    assert check([*first, row.gone(3.0, via="prune"), *again.launched(4.0, "b")]) != []
 
 
 def test_a_violation_names_those_whom_its_story_is_about() -> None:

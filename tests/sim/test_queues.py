@@ -7,7 +7,7 @@ import pytest
 from tests.sim import __main__ as cli
 from tests.sim.check import check
 from tests.sim.plan import Plan, Task
-from tests.sim.trouble import HOUR
+from tests.sim.trouble import HOUR, Trouble
 from tests.sim.universe import Universe
 
 pytestmark = pytest.mark.timeout(600)
@@ -40,3 +40,30 @@ def test_without_shares_it_would() -> None:
 @pytest.mark.parametrize("seed", [73001, 73005, 73009, 73013])
 def test_no_rule_is_broken_where_there_are_queues_and_accounts(seed: int) -> None:
     assert cli.run(seed, queues=True).violations == []
+
+
+def test_the_shards_of_a_lost_replica_go_on_with_the_others_within_a_leases_life() -> None:
+    """Twenty accounts and regions on three replicas. One of them dies and stays away, and more is queued for each."""
+    names = [f"r{n:02}" for n in range(20)]
+    lease, dies = 150.0, 900.0
+    first = [Task(f"a{name}", 0.0, ((60.0, "success"),), 0, 1, 0, queue=name) for name in names]
+    later = [Task(f"b{name}", dies, ((60.0, "success"),), 0, 1, 0, queue=name) for name in names]
+    lost = Trouble(
+        dies, "a process dies",
+        {"kind": "daemon", "which": 1, "seams": 0, "where": "", "seconds": 3600.0, "orderly": False},
+    )  # fmt: skip
+    at = ended(
+        Plan(
+            seed=1,
+            chaos=1.0 * HOUR,
+            tasks=(*first, *later),
+            troubles=(lost,),
+            replicas=3,
+            lease_seconds=lease,
+            max_running_tasks=60,
+            queues=tuple((name, 2, name) for name in names),
+        )
+    )
+    # It runs out, is tried for three times in its life, and then the loops of the new leader come round.
+    assert all(at[task.name] < dies + lease * 4 / 3 + 300 for task in later)
+    assert any(at[task.name] > dies + lease for task in later)

@@ -69,6 +69,11 @@ def test_a_planted_fault_is_found(name: str) -> None:
     assert any(budgets.finds(name, number) for number in numbers)
 
 
+def test_each_planted_fault_is_in_the_table_and_no_other() -> None:
+    assert budgets.budgets().keys() == mutants.MUTANTS.keys()
+    assert {path.stem for path in budgets.DIRECTED.glob("*.json")} <= mutants.MUTANTS.keys()
+
+
 def digest(seed: int) -> str:
     lines = (json.dumps(event, default=str) for event in Universe(plan(seed)).run())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -91,6 +96,24 @@ def test_a_seed_gives_the_same_trace_again_whatever_the_order_of_sets() -> None:
             check=True,
         )
         assert elsewhere.stdout.split() == here
+
+
+def test_a_log_spares_what_it_has_of_the_same_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setattr(cli, "BLOCK", 2)
+    assert cli.main(["3", "1", "--jobs", "1", "--log", str(log)]) == 0
+    lines = log.read_text().splitlines()
+    assert [(json.loads(line)["first"], json.loads(line)["count"]) for line in lines] == [(1, 2), (3, 1)]
+    told = capsys.readouterr().out
+    log.write_text(lines[0] + "\n")
+    assert cli.main(["3", "1", "--jobs", "1", "--log", str(log)]) == 0
+    assert log.read_text().splitlines() == lines
+    assert capsys.readouterr().out == told
+    monkeypatch.setattr(cli, "_code", lambda: "changed")
+    assert cli.main(["3", "1", "--jobs", "1", "--log", str(log)]) == 0
+    assert len(log.read_text().splitlines()) == 4
 
 
 class Ordinary:
@@ -117,7 +140,8 @@ def test_sqlalchemy_itself_gives_the_same_trace() -> None:
     shared = database._shared
     assert shared is not None
     ordinary = Ordinary(shared.connection.slow, shared.connection.raw)
-    with patch.object(shared, "connection", ordinary):
+    # Nor is anything remembered that was read.
+    with patch.object(shared, "connection", ordinary), patch.object(database, "_SHOWS", {}):
         assert [digest(seed) for seed in SOME] == fast
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from reconciler.localecs import PUBLISHED_RATES, Latencies, Settings
 from tests.sim import daemon
 from tests.sim.airflow import Airflow, Callback, Job, TaskInstance
-from tests.sim.aws import FOREIGN, Aws, short
+from tests.sim.aws import FOREIGN, Aws, asks_for_spot, short
 from tests.sim.daemon import Options, Replica
 from tests.sim.database import Database
 from tests.sim.engine import Process, Sim
+from tests.sim.post import Post
 from tests.sim.scheduler import Scheduler
 from tests.sim.sql import remembered_workloads
 
@@ -59,8 +60,10 @@ class Universe:
             rates=PUBLISHED_RATES if plan.throttles else {},
             list_page_size=5 if plan.throttles else 100,
         )
-        self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"))
+        self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"), events=plan.mail is not None)
         self.aws.signature_lives = plan.signature_lives
+        if plan.mail:
+            self.aws.post = Post(sim, settings, random.Random(f"{name}/mail"), plan.mail, self.aws.now)
         self.airflow = Airflow(sim, random.Random(f"{name}/airflow"), api_skew)
         self.aws.airflow = self.airflow
         self.airflow.weather.locked = plan.locked
@@ -83,6 +86,7 @@ class Universe:
             retention=plan.retention,
             policy=daemon.POLICY,
             queues=plan.queues,
+            spot_fallback_after=plan.spot_fallback_after,
         )
         self.slots = [Slot("daemon", n) for n in range(plan.replicas)]
         self.slots += [Slot("scheduler", n) for n in range(plan.schedulers)]
@@ -159,6 +163,7 @@ class Universe:
             "ECS is away": self._ecs_away,
             "ECS is flaky": self._ecs_flaky,
             "no room": self._no_room,
+            "Spot has no room": self._no_spot,
             "a start fails": self._start_fails,
             "a placement fails": self._placement_fails,
             "the database is down": self._database_down,
@@ -173,7 +178,8 @@ class Universe:
             "a user marks success": lambda args: self.airflow.mark(self.airflow.tis[args["task"]], "success"),
             "a user deletes": lambda args: self.airflow.drop(self.airflow.tis[args["task"]]),
             "a host is lost": self._host_lost,
-            "Spot takes a task": self._spot,
+            "Spot takes a task": partial(self._interrupt, starting=False),
+            "Spot takes a start": partial(self._interrupt, starting=True),
             "an agent is cut off": self._cut_off,
             "somebody else's task": lambda args: self.aws.start_foreign(FOREIGN[args["which"] % len(FOREIGN)]),
             "a row is deleted by hand": self._delete_row,
@@ -212,6 +218,11 @@ class Universe:
 
     def _no_room(self, args: dict[str, Any]) -> None:
         rule = self.aws.model.faults.on_placement(args["reason"], times=None)
+        self._for(args["seconds"], lambda: self.aws.model.faults.remove(rule))
+
+    def _no_spot(self, args: dict[str, Any]) -> None:
+        reason = "Capacity is unavailable at this time"
+        rule = self.aws.model.faults.on_placement(reason, times=None, where=asks_for_spot)
         self._for(args["seconds"], lambda: self.aws.model.faults.remove(rule))
 
     def _of_task(self, name: str) -> Callable[[Any], bool]:
@@ -282,8 +293,8 @@ class Universe:
         self.airflow.api_goes(down=True, why="itself")
         self._for(args["seconds"], lambda: self.airflow.api_goes(down=False, why="itself"))
 
-    def _some_task(self, which: float) -> str | None:
-        live = [task.arn for task in self.aws.live() if task.status == "RUNNING"]
+    def _some_task(self, which: float, *, starting: bool = False) -> str | None:
+        live = [task.arn for task in self.aws.live() if (task.status != "RUNNING") == starting]
         return live[min(int(which * len(live)), len(live) - 1)] if live else None
 
     def _host_lost(self, args: dict[str, Any]) -> None:
@@ -292,8 +303,8 @@ class Universe:
             self.aws.model.lose_host(arn, self.aws.now)
             self.aws.pump()
 
-    def _spot(self, args: dict[str, Any]) -> None:
-        if arn := self._some_task(args["which"]):
+    def _interrupt(self, args: dict[str, Any], *, starting: bool) -> None:
+        if arn := self._some_task(args["which"], starting=starting):
             self.sim.note("spot", arn=short(arn))
             self.aws.model.interrupt_spot(arn, self.aws.now)
             self.aws.pump()

@@ -85,8 +85,8 @@ HOT: dict[str, Sequence[Callable[[Deployment], object]]] = {
     "left": [lambda prod: left(prod.engine, prod.name, ""), lambda prod: left(prod.engine, prod.name, "default")],
 }
 """By the method that runs them. A method that is missing here fails a test below."""
-NO_WORKLOADS = {"hold", "release", "leases", "now"}
-"""Methods that look at leases and clock only."""
+NO_WORKLOADS = {"hold", "release", "leases", "now", "freed"}
+"""Methods that look at leases and clock only, or at no table."""
 SHIM: dict[str, Callable[[Connection], object]] = {
     "insert": lambda conn: shim.insert(conn, [Workload("new", "prod", ti_id="new", owner_job_id=7)]),
     "undelivered": lambda conn: shim.undelivered(conn, "prod", 7, 100),

@@ -67,6 +67,21 @@ def test_counts_are_of_all_and_those_for_launching_of_this_shard_and_what_waits(
     assert {queue: phases[Phase.PENDING] for queue, phases in here.by_queue.items()} == {"west": 1, "east": 1}
 
 
+def test_what_runs_is_counted_for_launching_only_if_anything_waits(prod: Deployment, west: SqlStore) -> None:
+    for shard in ("west", "east"):
+        prod.move(f"{shard}-pending", Phase.LAUNCHING)
+    assert dict(west.counts_here().by_shard) == {}
+
+
+def test_what_leaves_its_flight_is_told_to_whoever_waits_for_a_slot(prod: Deployment) -> None:
+    prod.queue("a")
+    before = prod.store.freed()
+    prod.move("a", Phase.LAUNCHING, Phase.STARTED, Phase.RUNNING)
+    assert prod.store.freed() == before
+    prod.move("a", Phase.EXITED)
+    assert prod.store.freed() == before + 1
+
+
 def test_leases_that_are_held_are_those_of_shards_and_replicas_of_this_deployment(prod: Deployment) -> None:
     ttl = timedelta(minutes=5)
     for name in ("prod/west", replica_lease("prod", "me"), replica_lease("copy", "me"), "copy/west"):

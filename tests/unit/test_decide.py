@@ -213,6 +213,35 @@ class TestObservation:
         assert lost.phase is Phase.LOST
 
 
+class TestHearing:
+    """What an event makes of the row that its task names."""
+
+    def test_only_a_newer_version_is_news(self) -> None:
+        w = workload(Phase.RUNNING, cluster="airflow", ecs_version=5, last_status="RUNNING")
+        for version, heard in ((4, False), (5, False), (6, True)):
+            assert (decide.heard(w, ecs_task(version=version), 1, NOW) is not None) is heard
+
+    def test_another_attempt_and_another_task_are_not_this_one(self) -> None:
+        w = workload(Phase.RUNNING, cluster="airflow")
+        assert decide.heard(w, ecs_task(), 2, NOW) is None
+        assert decide.heard(replace(w, task_arn=ARN + "1"), ecs_task(), 1, NOW) is None
+
+    @pytest.mark.parametrize("age", [0, 30, 70])
+    @pytest.mark.parametrize("cluster", ["airflow", "arn:aws:ecs:us-east-1:000000000000:cluster/airflow"])
+    def test_a_launch_is_given_its_task_at_any_age(self, cluster: str, age: float) -> None:
+        new = decide.heard(workload(Phase.LAUNCHING, cluster=cluster, age=minutes(age)), ecs_task(), 1, NOW)
+        assert new is not None
+        assert (new.phase, new.task_arn, new.version, new.ecs_version) == (Phase.STARTED, ARN, 2, 0)
+
+    @pytest.mark.parametrize("cluster", ["other", None])
+    def test_a_launch_elsewhere_is_not(self, cluster: str | None) -> None:
+        assert decide.heard(workload(Phase.LAUNCHING, cluster=cluster), ecs_task(), 1, NOW) is None
+
+    @pytest.mark.parametrize("phase", sorted(TERMINAL | {Phase.PENDING}))
+    def test_what_has_ended_or_waits_hears_nothing(self, phase: Phase) -> None:
+        assert decide.heard(workload(phase, cluster="airflow"), ecs_task(version=9), 1, NOW) is None
+
+
 class TestRetry:
     """Starts that provably did not happen."""
 

@@ -21,11 +21,11 @@ from reconciler.core.task import Spec, TaskKey
 from reconciler.store import shim
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import writing
-from reconciler.store.inspect import heard
+from reconciler.store.inspect import Heard, heard
 from reconciler.traces import Trails
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -141,6 +141,22 @@ def test_what_airflow_refused_and_had_launched_again_is_one_trace(followed: Foll
     spans = followed.settle()
     assert len(named(spans, "ecs.workload")) == 1
     assert [span.status.is_unset for span in named(spans, "ecs.attempt")] == [False, True]
+
+
+def test_what_is_launched_again_in_the_very_moment_of_the_look_is_followed_on(
+    followed: Followed, prod: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "PATIENCE", 0.0)
+    followed.queue("a")
+    prod.move("a", Phase.LAUNCHING, Phase.STARTED, Phase.EXITED, exit_code=1)
+
+    def hear(exec_ids: Collection[str]) -> dict[str, Heard]:
+        found = heard(prod.engine, prod.name, exec_ids)
+        prod.move("a", Phase.PENDING)
+        return found
+
+    followed.trails.settle(hear)
+    assert followed.settle() == []
 
 
 def test_a_new_leader_tells_what_the_row_still_knows(followed: Followed, prod: Deployment) -> None:

@@ -184,6 +184,7 @@ function showEvents(found) {
 }
 
 async function refresh() {
+  dress();
   try {
     const query = asked();
     document.body.classList.toggle("one", query.has("task"));
@@ -221,12 +222,14 @@ $("login").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token);
   refresh();
 });
-// Airflow shows this page in a frame that may open nothing, and others refuse to be shown in one: a link is followed by
-// the page around it.
-if (window.parent !== window) document.addEventListener("click", (event) => {
+// Airflow shows this page in a frame. It is as bright as the page around it, whatever the browser prefers; and as the frame
+// may open nothing, and others refuse to be shown in one, a link is followed by the page around it.
+const around = window.parent === window ? null : window.parent.document;
+const dress = () => { if (around) document.documentElement.style.colorScheme = getComputedStyle(around.documentElement).colorScheme; };
+if (around) document.addEventListener("click", (event) => {
   const link = event.target.closest("a[target=_blank]");
   if (!link) return;
   event.preventDefault();
-  Object.assign(window.parent.document.createElement("a"), { href: link.href, target: "_blank", rel: "noreferrer" }).click();
+  Object.assign(around.createElement("a"), { href: link.href, target: "_blank", rel: "noreferrer" }).click();
 });
 refresh();

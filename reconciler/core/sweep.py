@@ -1,0 +1,69 @@
+"""Which tasks to look at next, and when: the longest unseen first, in equal parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ROUND_WITH_EVENTS", "Pace", "Staleness", "polling", "with_events"]
+
+BATCH: Final = 100
+"""How many tasks one DescribeTasks shows."""
+CALM_RATE: Final = 2.9
+"""Calls per second that are enough as long as each task is seen every `SEEN_WITHIN` seconds."""
+SEEN_WITHIN: Final = 2.0
+GREATEST_RATE: Final = 12.0
+"""Calls per second at most, of the 20 that an account has for reading: listings, other looks and others need some."""
+STEPS: Final = 5
+"""A round is made in so many steps, if it takes so many calls."""
+ROUND_WITH_EVENTS: Final = 60.0
+STEP_WITH_EVENTS: Final = 6.0
+"""Seconds of a round, and of its steps, while events tell what happens. Small and frequent steps notice the sooner that
+they do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Look at so many tasks `every` so many seconds."""
+
+    every: float
+    tasks: int
+
+
+def polling(live: int, interval: float, *, at_once: bool = False) -> Pace:
+    """The pace without events: each of `live` tasks every `interval` seconds, or less often where they are many.
+
+    `at_once`: the whole round in one step.
+    """
+    calls = max(1, math.ceil(live / BATCH))
+    seconds = max(interval, min(calls / CALM_RATE, SEEN_WITHIN), calls / GREATEST_RATE)
+    steps = 1 if at_once else min(STEPS, calls)
+    return Pace(seconds / steps, math.ceil(live / steps))
+
+
+def with_events(live: int) -> Pace:
+    """The pace while events are fresh."""
+    return Pace(STEP_WITH_EVENTS, math.ceil(live * STEP_WITH_EVENTS / ROUND_WITH_EVENTS))
+
+
+class Staleness:
+    """When each task was last looked at, in monotonic seconds. A new one counts as seen when it is first heard of."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def clear(self) -> None:
+        self._seen.clear()
+
+    def stalest(self, arns: Iterable[str], count: int, now: float) -> list[str]:
+        """The `count` of them that have not been looked at for longest. Whoever is not among `arns` is forgotten."""
+        self._seen = {arn: self._seen.get(arn, now) for arn in arns}
+        return sorted(self._seen, key=self._seen.__getitem__)[:count]
+
+    def looked(self, arns: Iterable[str], now: float) -> None:
+        """They have been asked for."""
+        self._seen.update(dict.fromkeys(arns, now))
