@@ -153,7 +153,8 @@ Airflow's Execution API makes of that.
 Both executors run in Airflow's own scheduler process, with its own loop, critical section, timers, event handling and
 adoption; only the part that turns DAG runs into SCHEDULED task instances is left out, except in the scenarios that say
 "whole scheduler". The time of a heartbeat is Airflow's own timer, `scheduler.executor_heartbeat_duration`. Our daemon
-is `ecs-reconciler run`. Settings are defaults unless a scenario names them.
+is `ecs-reconciler run`. Settings are defaults unless a scenario names them; `[core] parallelism` is the number of
+slots, and for ours `[ecs_reconciler] backlog` (50) more, as [tuning](tuning.md) says.
 
 `make bench` runs all of it, resumes when interrupted, and writes this page; `make bench QUICK=1` is the short form,
 which writes to `.bench/quick`. The raw results are in `.bench`. [Performance](performance.md) tells where the time

@@ -27,6 +27,8 @@ EXECUTORS: Final = {
     PEER: "airflow.providers.amazon.aws.executors.ecs.AwsEcsExecutor",
 }
 ROOT: Final = Path(__file__).parents[2]
+BACKLOG: Final = 50
+"""[ecs_reconciler] backlog."""
 LOOK: Final = 0.25
 """Seconds between two looks at a condition: the waiting must not load the machine that is measured."""
 PATIENCE: Final = 120.0
@@ -129,7 +131,8 @@ class Stand:
         self._real, self._events = real, events
         self._options = {
             "CORE__EXECUTOR": EXECUTORS[system],
-            "CORE__PARALLELISM": str(slots),
+            # Ours counts what waits for a slot as well, or there would be no backlog for a slot that becomes free.
+            "CORE__PARALLELISM": str(slots + BACKLOG if system == OURS else slots),
             "SCHEDULER__MAX_TIS_PER_QUERY": str(max_tis_per_query),
             "AWS_ECS_EXECUTOR__CLUSTER": "default",
             "AWS_ECS_EXECUTOR__CONTAINER_NAME": "airflow",

@@ -101,7 +101,8 @@ def live(run: Run) -> dict[str, Any]:
         seconds = min(limit(sizes.second), sizes.fill_cut / 3)
         stand.ecs.do("end", number=min(sizes.live - sizes.ends, int(4 * seconds)), over=seconds)
         wanted = trickled_all + sizes.second
-        done = stand.reached("the second wave", lambda: stand.counts()["made"] >= wanted, sizes.fill_cut / 3)
+        cut = 1.5 * limit(sizes.second) + 10 if ours else sizes.fill_cut / 3
+        done = stand.reached("the second wave", lambda: stand.counts()["made"] >= wanted, cut)
         over = time.monotonic()
         time.sleep(4)  # for the last of the ends to be heard of
         facts = examine(stand)
