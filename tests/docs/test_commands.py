@@ -137,7 +137,7 @@ def test_what_is_made_can_be_made() -> None:
 
 
 def test_the_commands_of_the_simulation_run(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [block for block in marked if block.marker == "needs: a checkout"]
+    (block,) = [block for block in marked if block.marker == "needs: a checkout" and block.page.stem == "simulation"]
     runs = [command.partition(" -m tests.sim ")[2].split() for command in block.commands if " -m tests.sim " in command]
     assert runs
     for words in runs:
