@@ -19,7 +19,7 @@ SEEN_WITHIN: Final = 2.0
 GREATEST_RATE: Final = 12.0
 """Calls per second at most, of the 20 that an account has for reading: listings, other looks and others need some."""
 STEPS: Final = 5
-"""A round is made in so many steps, if it takes so many calls."""
+"""A round is made in so many steps at most."""
 ROUND_WITH_EVENTS: Final = 60.0
 STEP_WITH_EVENTS: Final = 6.0
 """Seconds of a round, and of its steps, while events tell what happens. Small and frequent steps notice the sooner that
@@ -41,8 +41,9 @@ def polling(live: int, interval: float, *, at_once: bool = False) -> Pace:
     """
     calls = max(1, math.ceil(live / BATCH))
     seconds = max(interval, min(calls / CALM_RATE, SEEN_WITHIN), calls / GREATEST_RATE)
-    steps = 1 if at_once else min(STEPS, calls)
-    return Pace(seconds / steps, math.ceil(live / steps))
+    # Whole calls: a step of 102 tasks would take two for what costs one.
+    calls_at_once = calls if at_once else math.ceil(calls / STEPS)
+    return Pace(seconds * calls_at_once / calls, calls_at_once * BATCH)
 
 
 def with_events(live: int) -> Pace:

@@ -26,6 +26,13 @@ def test_five_hundred_tasks_are_seen_in_time_with_three_calls_a_second(live: int
     assert round_of(pace, live) + pace.every <= 2.2
 
 
+@pytest.mark.parametrize("live", [501, 510, 600])
+def test_a_few_more_than_five_hundred_take_a_few_more_calls(live: int) -> None:
+    pace = polling(live, 1.0)
+    assert calls_per_second(pace) <= 3.0
+    assert round_of(pace, live) <= 2.0
+
+
 @pytest.mark.parametrize("live", [501, 1000, 2000, 5000, 10000])
 def test_many_are_seen_within_the_budget_for_reading(live: int) -> None:
     pace = polling(live, 1.0)
@@ -34,7 +41,7 @@ def test_many_are_seen_within_the_budget_for_reading(live: int) -> None:
 
 
 def test_nothing_is_looked_at_more_often_than_the_option_says() -> None:
-    assert polling(50, 30.0) == Pace(30.0, 50)
+    assert polling(50, 30.0) == Pace(30.0, 100)
     assert round_of(polling(500, 30.0), 500) == pytest.approx(30.0)
 
 
