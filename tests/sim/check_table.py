@@ -27,6 +27,8 @@ class TableRules(Known):
         if old is None or old["owner_job_id"] != new["owner_job_id"]:
             self.owned_at[exec_id] = self.t
         if old is None:
+            if exec_id in self.excused:
+                self._anew(exec_id)
             return
         self._moves(old, new)
         if event["epoch"] is not None and not self.restored:
@@ -42,6 +44,15 @@ class TableRules(Known):
             self.desired_at[exec_id] = self.t
         if new["acked_version"] != old["acked_version"]:
             self._acked(new)
+
+    def _anew(self, exec_id: str) -> None:
+        """Somebody deleted this row and a scheduler wrote it anew: its attempts are counted from the first again.
+
+        Not at the deletion: a call that was on its way then has had its intent.
+        """
+        for known in (self.left, self.launches):
+            for launched in [launched for launched in known if launched[0] == exec_id]:
+                known.pop(launched)
 
     def _moves(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         exec_id = new["exec_id"]
@@ -156,10 +167,6 @@ class TableRules(Known):
         self.remembered.discard(exec_id)
         if event["via"] != "prune":
             self.excused |= {exec_id, exec_id.partition("-")[0]}
-            # Should its scheduler write it anew, its attempts are counted from the first again.
-            for known in (self.left, self.intents, self.launches):
-                for launched in [launched for launched in known if launched[0] == exec_id]:
-                    known.pop(launched)
             return
         if old["phase"] not in TERMINAL or old["acked_version"] < old["version"]:
             self.broken("I18 only what is done is forgotten", exec_id, exec_id)

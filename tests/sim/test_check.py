@@ -320,6 +320,11 @@ def test_a_row_that_was_deleted_by_hand_and_written_anew_begins_anew() -> None:
     assert check([*first, row.gone(3.0, via="prune"), *again.launched(4.0, "b")]) != []
 
 
+def test_a_call_on_its_way_when_its_row_was_deleted_by_hand_has_had_its_intent() -> None:
+    row = Row()
+    assert check([row.write(), row.write(1.0, **LAUNCHED), row.gone(2.0, via="by hand"), row.created(3.0)]) == []
+
+
 def test_a_violation_names_those_whom_its_story_is_about() -> None:
     checker = Checker()
     (violation,) = checker.check(write({"phase": "RUNNING"}))
