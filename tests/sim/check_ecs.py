@@ -52,6 +52,7 @@ class EcsRules(Known):
         self._rate()
         if event["arn"] in self.foreign:
             self.broken("S1 tasks of others are not touched", f"{event['who']} stopped {event['arn']}", event["arn"])
+        self.asked_to_stop.add(event["arn"])
         task = self.tasks.get(event["arn"])
         row = self.rows.get(task.id) if task else None
         if task is None or row is None or self.restored or row["phase"] in TERMINAL or row["desired"] == "STOP":
@@ -64,6 +65,8 @@ class EcsRules(Known):
             self.broken("S2 what is wanted is not stopped", text, task.id, task.arn)
 
     def on_log_cut(self, event: dict[str, Any]) -> None:
+        if event["arn"] not in self.asked_to_stop:
+            return  # by Spot, say
         since = self.desired_at.get(event["id"])
         # The stop of a start that nobody wants may have been decided before Airflow admitted it all the same.
         task = self.tasks.get(event["arn"])

@@ -170,8 +170,10 @@ class TableRules(Known):
             return
         if old["phase"] not in TERMINAL or old["acked_version"] < old["version"]:
             self.broken("I18 only what is done is forgotten", exec_id, exec_id)
+        believed_gone = self.hidden and old["phase"] == "LOST"
         for (of, _), tasks in self.launches.items():
-            if of == exec_id and any(task.stopped is None for task in tasks) and not self.restored:
+            alive = of == exec_id and any(task.stopped is None for task in tasks)
+            if alive and not believed_gone and not self.restored:
                 self.broken("I18 nothing alive is forgotten", exec_id, exec_id)
 
 

@@ -123,7 +123,7 @@ def late_stop(runs_since: float) -> list[Event]:
 def cut(after: float) -> list[Event]:
     row = Row()
     running = [*row.launched(), row.write(phase="RUNNING"), admission(), row.write(10.0, desired="STOP")]
-    return [*running, at(10 + after, "log_cut", arn="a", id="t1-1")]
+    return [*running, stop("a"), at(10 + after, "log_cut", arn="a", id="t1-1")]
 
 
 def alive_at_the_end(**row: Any) -> list[Event]:
@@ -323,6 +323,23 @@ def test_a_row_that_was_deleted_by_hand_and_written_anew_begins_anew() -> None:
 def test_a_call_on_its_way_when_its_row_was_deleted_by_hand_has_had_its_intent() -> None:
     row = Row()
     assert check([row.write(), row.write(1.0, **LAUNCHED), row.gone(2.0, via="by hand"), row.created(3.0)]) == []
+
+
+def test_logs_that_spot_cuts_off_are_not_cut_off_by_us() -> None:
+    events = cut(60)
+    assert check([event for event in events if event != stop("a")]) == []
+
+
+@pytest.mark.parametrize(("hidden", "broken"), [(20, True), (3, False)])
+def test_what_was_hidden_and_believed_gone_may_be_forgotten(hidden: int, broken: bool) -> None:
+    row = Row()
+    events = [
+        *row.launched(),
+        at(1, "hidden", live=hidden),
+        row.write(2.0, phase="LOST", acked_version=4),
+        row.gone(3.0),
+    ]
+    assert ("I18 nothing alive is forgotten" in {violation.rule for violation in check(events)}) is broken
 
 
 def test_a_violation_names_those_whom_its_story_is_about() -> None:

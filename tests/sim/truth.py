@@ -78,6 +78,8 @@ class Known:
     left: dict[tuple[str, int], float] = field(default_factory=dict)
     tis: dict[str, Instance] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
+    asked_to_stop: set[str] = field(default_factory=set)
+    """ARNs for which the daemon called StopTask."""
     excused: set[str] = field(default_factory=set)
     """Workloads whose row somebody deleted by hand, and their task instances."""
     own_faults: dict[str, int] = field(default_factory=dict)
