@@ -18,6 +18,10 @@ class AirflowRules(Known):
         if event["ext"] and event["state"] in ("queued", "running"):
             self.inactive_since.pop(event["ext"], None)
         self._queued_until_now(event["name"], ti)
+        if event["why"] in ("stuck", "stuck too often"):
+            ti.hampered = ti.hampered or self.flaky_until > ti.queued_at
+        elif event["state"] == "running":
+            ti.hampered = False
         if event["state"] == "queued":
             ti.queued_at = self.t
         ti.state, ti.id, ti.ext = event["state"], event["id"], event["ext"]
@@ -44,7 +48,7 @@ class AirflowRules(Known):
         if why == "stuck too often":
             if name in self.faulty or any(self.own_faults.get(exec_id) for exec_id in self.of_ti.get(name, ())):
                 return  # what fails to start by itself is not given back when it waits after that, or hangs
-            if self.flaky_until > self.tis[name].queued_at:
+            if self.tis[name].hampered:
                 return  # upkeep, slow as it is here, had hardly a pass in which the database did not fail it
             self.broken("W1 waiting fails no task", f"{name} was stuck in QUEUED three times", name)
         elif before == "running":

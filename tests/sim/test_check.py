@@ -325,6 +325,19 @@ def test_a_call_on_its_way_when_its_row_was_deleted_by_hand_has_had_its_intent()
     assert check([row.write(), row.write(1.0, **LAUNCHED), row.gone(2.0, via="by hand"), row.created(3.0)]) == []
 
 
+@pytest.mark.parametrize(("seconds", "broken"), [(30.0, False), (2.0, True)])
+def test_a_flaky_database_that_once_kept_a_workload_back_is_remembered_until_it_runs(
+    seconds: float, broken: bool
+) -> None:
+    flaky = at(0, "trouble", what="the database is flaky", **{"with": {"seconds": seconds}})
+    times = [ti("queued", 5.0), ti("scheduled", 50.0, why="stuck"), ti("queued", 60.0, ext="t1-2")]
+    ended = ti("failed", 90.0, why="stuck too often", ext="t1-2")
+    told = [flaky, Row().write(), *times]
+    assert ("W1 waiting fails no task" in {violation.rule for violation in check([*told, ended])}) is broken
+    ran = [ti("running", 61.0, ext="t1-2"), ti("queued", 62.0, ext="t1-2")]
+    assert "W1 waiting fails no task" in {violation.rule for violation in check([*told, *ran, ended])}
+
+
 def test_logs_that_spot_cuts_off_are_not_cut_off_by_us() -> None:
     events = cut(60)
     assert check([event for event in events if event != stop("a")]) == []

@@ -60,6 +60,8 @@ class Instance:
     restarted_at: float = float("-inf")
     """When it was last seen RESTARTING."""
     queued_at: float = 0.0
+    hampered: bool = False
+    """Since it ran, it was stuck in QUEUED at least once while the database failed its scheduler now and then."""
 
 
 @dataclass
