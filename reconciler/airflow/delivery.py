@@ -69,8 +69,8 @@ class AirflowSide(Protocol):
 
     def callbacks(self, ids: Collection[str]) -> Mapping[str, CallbackView]: ...
 
-    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
-        """The exec_ids of open workloads whose task instance is not active under them, or not this scheduler's.
+    def in_doubt(self, connection: Connection, owner: Owner, exec_ids: Collection[str]) -> set[str]:
+        """Those of these workloads whose task instance is not active under them, or not this scheduler's.
 
         It may name too many: those in doubt are looked at one by one.
         """

@@ -87,7 +87,8 @@ class Parts:
     @contextmanager
     def begin() -> Iterator[Connection]:
         """A transaction of our own, on Airflow's own engine."""
-        with _engine().begin() as connection, shim.impatient(connection):
+        with _engine().begin() as connection:
+            shim.lose_patience(connection)
             yield connection
 
     def queue(self, workload: ExecuteTask | ExecuteCallback, session: Session) -> None:

@@ -15,13 +15,13 @@ from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, TaskKey, Workload
 from reconciler.store import schema, shim
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import say_unreadable
+from reconciler.store.rows import Joined, batches, say_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
     from reconciler.airflow.delivery import AirflowSide, Begin, Owner
     from reconciler.core.deliver import CallbackView, TaskInstanceView
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Every", "Upkeep", "open_rows", "unwanted_callback", "unwanted_task"]
 
 TAKE_OVER_EVERY: Final = timedelta(seconds=60)
-LIMIT: Final = 1000
-"""How many workloads one pass gives back."""
+NEW, DOUBTED, SHED = 1000, 200, 100
+"""How many workloads one pass gets to know, looks at one by one, and gives back: a scheduler waits meanwhile."""
 
 
 class Every:
@@ -68,48 +68,63 @@ def unwanted_callback(callback: CallbackView | None) -> str | None:
 
 
 _w: Final = schema.workloads.c
+_mine: Final = (
+    _w.deployment == bindparam("deployment"),
+    _w.owner_job_id == bindparam("job_id"),
+    _w.team.is_not_distinct_from(bindparam("team")),
+    schema.opened(schema.workloads),
+)
 _OPEN: Final = select(
     *(_w.exec_id, _w.phase, _w.desired, _w.kind, _w.ti_id),
     *(_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number),
-).where(
-    _w.deployment == bindparam("deployment"),
-    _w.owner_job_id == bindparam("job_id"),
-    schema.opened(schema.workloads),
-)
-_OPEN_OF_NO_TEAM: Final = _OPEN.where(_w.team.is_(None))
-_OPEN_OF_TEAM: Final = _OPEN.where(_w.team == bindparam("team"))
+).where(*_mine)
+_SOME: Final = _OPEN.where(_w.exec_id.in_(bindparam("ids", expanding=True))).order_by(_w.exec_id)
+_WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
+_IDS: Final = select(Joined(_w.exec_id)).where(*_mine)
 
 
-def open_rows(connection: Connection, owner: Owner, known: Mapping[str, Workload] | None = None) -> dict[str, Workload]:
-    """The owner's open workloads by exec_id, with what upkeep needs of them and no more.
+def _open_ids(connection: Connection, owner: Owner) -> set[str]:
+    """As one text: there may be thousands, and a scheduler waits."""
+    found = connection.execute(_IDS, _whose(owner)).scalar_one()
+    return set(found.split(",")) if found else set()
 
-    There may be a thousand, and a scheduler waits: those in `known` that have not changed are not made anew.
-    """
-    wanted = {"deployment": owner.deployment, "job_id": owner.job_id}
-    if owner.team is None:
-        rows = connection.execute(_OPEN_OF_NO_TEAM, wanted).all()
-    else:
-        rows = connection.execute(_OPEN_OF_TEAM, wanted | {"team": owner.team}).all()
+
+def open_rows(connection: Connection, owner: Owner) -> dict[str, Workload]:
+    """The owner's open workloads by exec_id, with what upkeep needs of them and no more."""
+    return _workloads(connection.execute(_OPEN, _whose(owner)).all(), owner)
+
+
+def _named(
+    connection: Connection, statement: Select[Any], owner: Owner, exec_ids: Collection[str]
+) -> dict[str, Workload]:
+    """Those that a statement finds of the workloads of these names."""
+    whose = _whose(owner)
+    rows = [row for ids in batches(exec_ids) for row in connection.execute(statement, {**whose, "ids": ids})]
+    return _workloads(rows, owner)
+
+
+def _workloads(rows: Sequence[Any], owner: Owner) -> dict[str, Workload]:
     found: dict[str, Workload] = {}
     for exec_id, phase, desired, kind, ti_id, *key in rows:
-        w = known.get(exec_id) if known else None
-        if w is None or w.phase != phase or w.desired != desired:
-            try:
-                words: Any = {"kind": Kind(kind), "phase": Phase(phase), "desired": Desired(desired)}
-            except ValueError as error:
-                say_unreadable(exec_id, str(error))
-                continue
-            w = Workload(
-                exec_id=exec_id,
-                deployment=owner.deployment,
-                ti_id=ti_id,
-                key=TaskKey(*key),
-                team=owner.team,
-                owner_job_id=owner.job_id,
-                **words,
-            )
-        found[exec_id] = w
+        try:
+            words: Any = {"kind": Kind(kind), "phase": Phase(phase), "desired": Desired(desired)}
+        except ValueError as error:
+            say_unreadable(exec_id, str(error))
+            continue
+        found[exec_id] = Workload(
+            exec_id=exec_id,
+            deployment=owner.deployment,
+            ti_id=ti_id,
+            key=TaskKey(*key),
+            team=owner.team,
+            owner_job_id=owner.job_id,
+            **words,
+        )
     return found
+
+
+def _whose(owner: Owner) -> dict[str, Any]:
+    return {"deployment": owner.deployment, "job_id": owner.job_id, "team": owner.team}
 
 
 class Upkeep:
@@ -130,28 +145,50 @@ class Upkeep:
         self._shed_after = shed_after
         self._asked_by = asked_by
         self._open: dict[str, Workload] = {}
+        self._unread: set[str] = set()
         self._suspects: set[str] = set()
         self.hurry = False
-        """Something that has not begun to run seems unwanted: the second look had better come before its launch."""
+        """The next pass had better come soon: something that has not begun to run seems unwanted, and the second look
+        should come before its launch; or there was more to do than a pass takes on."""
         self._take_over_due = Every(TAKE_OVER_EVERY)
 
     def run(self, now: datetime) -> None:
         if self._take_over_due.due(now):
             self._take_over()
         with self._begin() as connection:
-            self._open = open_rows(connection, self._owner, self._open)
-        mine = list(self._open.values())
-        self._airflow.hold(mine)
+            if not self._read_open(connection):
+                self.hurry = True
+                return
+        self._airflow.hold(list(self._open.values()))
+        tasks = [exec_id for exec_id, w in self._open.items() if w.kind is Kind.TASK]
+        callbacks = self._open.keys() - tasks
         # In a later statement than the rows: a workload that was queued since is not among them.
         with self._begin() as connection:
-            in_doubt = self._airflow.in_doubt(connection, self._owner)
-        doubtful = [w for w in mine if w.exec_id in in_doubt]
-        tis = self._airflow.task_instances([w.key for w in doubtful])
-        self._hand_over(doubtful, tis)
-        reasons = {w.exec_id: unwanted_task(w, tis.get(w.key)) for w in doubtful if w.desired is Desired.RUN}
-        reasons |= self._callbacks([w for w in mine if w.kind is Kind.CALLBACK])
-        self._withdraw({exec_id: why for exec_id, why in reasons.items() if why})
-        self._shed()
+            doubtful = self._airflow.in_doubt(connection, self._owner, tasks)
+            # As they are now. What has been withdrawn stays so, and is not looked at any more.
+            wanted = _named(connection, _WANTED, self._owner, doubtful | callbacks)
+            waiting = self._waiting(connection)
+        mine = [w for w in wanted.values() if w.kind is Kind.TASK]
+        mine, more = mine[:DOUBTED], mine[DOUBTED:]
+        tis = self._airflow.task_instances([w.key for w in mine])
+        self._hand_over(mine, tis)
+        reasons = {w.exec_id: unwanted_task(w, tis.get(w.key)) for w in mine}
+        reasons |= self._callbacks([w for w in wanted.values() if w.kind is Kind.CALLBACK])
+        self._withdraw({exec_id: why for exec_id, why in reasons.items() if why}, wanted)
+        self.hurry |= bool(more)
+        self._shed(waiting)
+
+    def _read_open(self, connection: Connection) -> bool:
+        """Whether all open workloads are known. Whose they are never changes: only those that are new are read."""
+        ids = _open_ids(connection, self._owner)
+        self._open = {exec_id: w for exec_id, w in self._open.items() if exec_id in ids}
+        new = ids - self._open.keys() - self._unread
+        # What could not be read comes last, or it would keep out the others.
+        asked = [*sorted(new), *sorted(self._unread & ids)][:NEW]
+        learned = _named(connection, _SOME, self._owner, asked)
+        self._open |= learned
+        self._unread = (self._unread & ids | set(asked)) - learned.keys()
+        return len(new) <= NEW
 
     def _take_over(self) -> None:
         """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""
@@ -161,23 +198,26 @@ class Upkeep:
 
     def _hand_over(self, mine: Sequence[Workload], tis: Mapping[TaskKey, TaskInstanceView]) -> None:
         """Workloads whose task instance another scheduler has adopted: it must hear of the outcome."""
+        adopted: dict[int, list[str]] = {}
         for w in mine:
             ti = tis.get(w.key)
             other = self._owner.lost(ti)
             if other is not None and unwanted_task(w, ti) is None:
-                with self._begin() as connection:
-                    shim.own(connection, [w.exec_id], other)
+                adopted.setdefault(other, []).append(w.exec_id)
+        for other, exec_ids in sorted(adopted.items()):
+            with self._begin() as connection:
+                shim.own(connection, exec_ids, other)
 
     def _callbacks(self, mine: Sequence[Workload]) -> dict[str, str | None]:
         """Why each of them should not run any more, or None."""
         views = self._airflow.callbacks([w.ti_id or "" for w in mine])
-        return {w.exec_id: unwanted_callback(views.get(w.ti_id or "")) for w in mine if w.desired is Desired.RUN}
+        return {w.exec_id: unwanted_callback(views.get(w.ti_id or "")) for w in mine}
 
-    def _withdraw(self, reasons: Mapping[str, str]) -> None:
+    def _withdraw(self, reasons: Mapping[str, str], seen: Mapping[str, Workload]) -> None:
         """Two passes must agree: the first may have met Airflow between two of its transactions."""
         agreed = self._suspects & reasons.keys()
         self._suspects = set(reasons)
-        self.hurry = any(self._open[exec_id].phase is not Phase.RUNNING for exec_id in self._suspects - agreed)
+        self.hurry = any(seen[exec_id].phase is not Phase.RUNNING for exec_id in self._suspects - agreed)
         if not agreed:
             return
         with self._begin() as connection:
@@ -189,28 +229,36 @@ class Upkeep:
             for why, exec_ids in sorted(confirmed.items()):
                 shim.want_stop(connection, exec_ids, why)
 
-    def _shed(self) -> None:
-        """Give back to Airflow what has waited too long for its launch, before Airflow calls it stuck in QUEUED.
+    def _waiting(self, connection: Connection) -> Sequence[Workload]:
+        """What has waited too long for its launch.
 
         Not what failed to start before: it would begin anew with all its attempts, for ever. If all queues are drained,
-        nothing is left to wait for, so all of it goes back at once.
+        nothing is left to wait for, so all of it goes back without having waited.
         """
-        deployment, job_id = self._owner.deployment, self._owner.job_id
-        with self._begin() as connection:
-            hold = read_holds(connection, deployment).everything
-            draining = hold is not None and hold.mode is Mode.DRAINING
-            older_than = timedelta(0) if draining else self._shed_after
-            waiting = shim.waiting(connection, deployment, job_id, older_than, LIMIT).workloads
-        mine = [
-            w for w in waiting if self._owner.owns(w) and w.kind is Kind.TASK and (draining or w.start_failures == 0)
-        ]
-        tis = self._airflow.task_instances([w.key for w in mine])
-        idle = [w for w in mine if not _runs(w, tis.get(w.key))]
+        hold = read_holds(connection, self._owner.deployment).everything
+        draining = hold is not None and hold.mode is Mode.DRAINING
+        return shim.waiting(
+            connection,
+            self._owner.deployment,
+            self._owner.job_id,
+            timedelta(0) if draining else self._shed_after,
+            SHED,
+            team=self._owner.team,
+            failed=draining,
+        )
+
+    def _shed(self, waiting: Sequence[Workload]) -> None:
+        """Give them back to Airflow, before it calls them stuck in QUEUED."""
+        tis = self._airflow.task_instances([w.key for w in waiting])
+        idle = [w for w in waiting if not _runs(w, tis.get(w.key))]
+        if not idle:
+            return
         with self._begin() as connection:
             shed = shim.shed(connection, idle)
             self._airflow.give_back(connection, shed)
         for w in shed:
             self._airflow.release(w)
+        self.hurry |= bool(shed) and len(waiting) == SHED
 
 
 def _runs(w: Workload, ti: TaskInstanceView | None) -> bool:

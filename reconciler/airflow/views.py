@@ -18,11 +18,13 @@ from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.identity import derived_exec_id
 from reconciler.core.task import Kind
 from reconciler.store import schema
+from reconciler.store.rows import Joined
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from airflow.executors.base_executor import BaseExecutor
+    from airflow.executors.workloads.types import WorkloadKey
     from sqlalchemy import ColumnElement, Connection, Exists, RowMapping
 
     from reconciler.airflow.delivery import Begin, Event, Owner
@@ -100,6 +102,13 @@ def _queued(connection: Connection, ids: Sequence[str | None]) -> Iterator[RowMa
         yield from connection.execute(queued).mappings()
 
 
+_ACTIVE: Final = select(Joined(_ti.external_executor_id)).where(
+    _ti.state.in_([TaskInstanceState.QUEUED.value, TaskInstanceState.RUNNING.value]),
+    or_(_ti.queued_by_job_id == bindparam("job_id"), _ti.queued_by_job_id.is_(None)),
+)
+"""As one text: there may be thousands, and a scheduler waits."""
+
+
 class SchedulerSide:
     """Implements `AirflowSide` in a scheduler."""
 
@@ -107,6 +116,7 @@ class SchedulerSide:
         self._begin = begin
         self._executor = executor
         self._enqueue = enqueue
+        self._keys: dict[str, WorkloadKey] = {}
 
     def task_instances(self, keys: Collection[TaskKey]) -> Mapping[TaskKey, TaskInstanceView]:
         natural = tuple_(_ti.dag_id, _ti.task_id, _ti.run_id, _ti.map_index)
@@ -138,21 +148,13 @@ class SchedulerSide:
                 views.update({str(callback_id): CallbackView(state or "") for callback_id, state in rows})
         return views
 
-    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
-        # Two statements and no join. USE CAUTION when making one of them: with statistics from before a burst
-        # PostgreSQL expects next to no active task instance, and compares each row with each of them.
-        mine = select(_w.exec_id).where(
-            *(_w.deployment == owner.deployment, _w.owner_job_id == owner.job_id),
-            schema.opened(schema.workloads),
-            _w.kind == Kind.TASK.value,
-        )
-        # In this order: what was queued since is not among the rows.
-        rows = set(connection.execute(mine).scalars())
-        active = select(_ti.external_executor_id).where(
-            _ti.state.in_([TaskInstanceState.QUEUED.value, TaskInstanceState.RUNNING.value]),
-            or_(_ti.queued_by_job_id == owner.job_id, _ti.queued_by_job_id.is_(None)),
-        )
-        return rows.difference(connection.execute(active).scalars())
+    def in_doubt(self, connection: Connection, owner: Owner, exec_ids: Collection[str]) -> set[str]:
+        # No join with our rows. USE CAUTION when making one: with statistics from before a burst PostgreSQL expects
+        # next to no active task instance, and compares each row with each of them.
+        if not exec_ids:
+            return set()
+        active = connection.execute(_ACTIVE, {"job_id": owner.job_id}).scalar_one()
+        return set(exec_ids).difference((active or "").split(","))
 
     def give_back(self, connection: Connection, workloads: Sequence[Workload]) -> None:
         """What Airflow itself does to a task that is stuck in QUEUED, without leaving a trace in its audit log.
@@ -195,7 +197,9 @@ class SchedulerSide:
         self._executor.change_state(key_of(workload), states(event.value), info, remove_running=True)
 
     def hold(self, workloads: Sequence[Workload]) -> None:
-        self._executor.running = {key_of(w) for w in (*workloads, *self._enqueue.late.values())}
+        known = self._keys
+        self._keys = {w.exec_id: known.get(w.exec_id) or key_of(w) for w in workloads}
+        self._executor.running = {*self._keys.values(), *map(key_of, self._enqueue.late.values())}
 
     def release(self, workload: Workload) -> None:
         self._executor.running.discard(key_of(workload))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -31,9 +30,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
+from reconciler.core.task import Kind
 from reconciler.store import schema
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import LIGHT, DbNow, batches, now, row_of, seconds, snapshot
+from reconciler.store.rows import LIGHT, DbNow, batches, now, read, row_of, seconds, snapshot
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from reconciler.core.task import Snapshot, Workload
 
-__all__ = ["Demand", "acknowledge", "demand", "impatient", "insert", "newest", "open_workloads", "own", "refuse"]
-__all__ += ["shed", "undelivered", "waiting", "want_stop"]
+__all__ = ["Demand", "acknowledge", "demand", "impatient", "insert", "lose_patience", "newest", "open_workloads"]
+__all__ += ["own", "refuse", "shed", "undelivered", "waiting", "want_stop"]
 
 _w: Final = workloads.c
 _ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
@@ -73,6 +73,8 @@ class Demand:
 
 _NAMES: Final = [column.name for column in workloads.c if column.name not in ("created_at", "updated_at")]
 _JSON: Final = [column.name for column in workloads.c if isinstance(column.type, schema.Json)]
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_TIMES: Final = [column.name for column in workloads.c if isinstance(column.type, schema.UtcDateTime)]
 _records: Final = (
     func.json_to_recordset(bindparam("records", type_=postgresql.JSON(none_as_null=True)))
     .table_valued(*(Column(name, _w[name].type) for name in _NAMES))
@@ -94,11 +96,12 @@ _INSERT_EACH: Final = (
 )
 _IMPATIENCE: Final = text("SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1s', true)")
 _PATIENCE: Final = text("SELECT set_config('lock_timeout', :before, true)")
+_NO_PATIENCE: Final = text("SET LOCAL lock_timeout = '1s'")
 
 
 @contextmanager
 def impatient(conn: Connection) -> Iterator[None]:
-    """Wait for no lock longer than a second in this block, which belongs into a transaction or savepoint of its own.
+    """Wait for no lock longer than a second in this block, which belongs into a savepoint of its own.
 
     Somebody may be altering our tables, or a daemon's connection may have died with locks in its hands: the scheduler,
     which holds locks of Airflow's at that moment, must not wait for them. What is not written now is written later.
@@ -112,6 +115,12 @@ def impatient(conn: Connection) -> Iterator[None]:
     conn.execute(_PATIENCE, {"before": before})
 
 
+def lose_patience(conn: Connection) -> None:
+    """The same for a whole transaction of ours, from here to its end."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(_NO_PATIENCE)
+
+
 def insert(conn: Connection, new: Sequence[Workload]) -> None:
     """Queue workloads: PENDING, or FAILED_START if rejected at once. One that is there already stays as it is."""
     if not new:
@@ -121,15 +130,11 @@ def insert(conn: Connection, new: Sequence[Workload]) -> None:
         conn.execute(_INSERT_EACH, rows)
         return
     for row in rows:
-        row |= {name: json.dumps(row[name], separators=(",", ":")) for name in _JSON if row[name] is not None}
+        row |= {name: _encode(row[name]) for name in _JSON if row[name] is not None}
+        row |= {name: row[name].isoformat() for name in _TIMES if row[name] is not None}
     # What is not named is NULL, as are half of the columns of a new row.
-    records = [{name: _plain(value) for name, value in row.items() if value is not None} for row in rows]
+    records = [{name: value for name, value in row.items() if value is not None} for row in rows]
     conn.execute(_INSERT, {"records": records})
-
-
-def _plain(value: Any) -> Any:
-    """As JSON takes it."""
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 _UNDELIVERED: Final = (
@@ -234,16 +239,32 @@ def own(conn: Connection, exec_ids: Collection[str], owner_job_id: int) -> set[s
 
 _WAITING: Final = (
     select(*LIGHT)
-    .where(*_owned, schema.pending(workloads), _w.created_at < now(seconds("age")))
+    .where(
+        *(*_owned, _w.team.is_not_distinct_from(bindparam("team")), _w.kind == Kind.TASK.value),
+        *(schema.pending(workloads), _w.created_at < now(seconds("age")), _w.start_failures <= bindparam("failures")),
+    )
     .order_by(_w.created_at, _w.exec_id)
     .limit(_limit)
 )
+_ANY_NUMBER: Final = 2**31 - 1
 
 
-def waiting(conn: Connection, deployment: str, owner_job_id: int, older_than: timedelta, limit: int) -> Snapshot:
-    """Workloads of this owner that were queued `older_than` ago and still wait for their launch, the oldest first."""
-    age = -older_than.total_seconds()
-    return snapshot(conn, _WAITING, deployment=deployment, owner=owner_job_id, age=age, limit=limit)
+def waiting(
+    conn: Connection,
+    deployment: str,
+    owner_job_id: int,
+    older_than: timedelta,
+    limit: int,
+    *,
+    team: str | None = None,
+    failed: bool = False,
+) -> list[Workload]:
+    """Tasks of this owner that were queued `older_than` ago and still wait for their launch, the oldest first.
+
+    `failed`: those as well that have failed to start before.
+    """
+    their = {"deployment": deployment, "owner": owner_job_id, "team": team, "failures": _ANY_NUMBER if failed else 0}
+    return read(conn, _WAITING, **their, age=-older_than.total_seconds(), limit=limit)
 
 
 _GIVEN_BACK: Final = "given back to Airflow: it could not be launched in time"

@@ -16,7 +16,7 @@ from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from typing import TYPE_CHECKING, Final
 
 from reconciler.airflow.delivery import Delivery, Event, Owner
-from reconciler.airflow.upkeep import Every, Upkeep, open_rows
+from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.task import Spec, TaskKey, Workload
@@ -204,7 +204,8 @@ class Scheduler:
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        with writing(self._engine).begin() as connection, shim.impatient(connection):
+        with writing(self._engine).begin() as connection:
+            shim.lose_patience(connection)
             yield connection
 
     # -- delivery.AirflowSide ----------------------------------------------------------------------------------------
@@ -216,9 +217,9 @@ class Scheduler:
     def callbacks(self, ids: Collection[str]) -> Mapping[str, CallbackView]:
         return {}
 
-    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
+    def in_doubt(self, connection: Connection, owner: Owner, exec_ids: Collection[str]) -> set[str]:
         active = {ti.ext for ti in self.tis.values() if ti.state in ("queued", "running")}
-        return {exec_id for exec_id in open_rows(connection, owner) if exec_id not in active}
+        return {exec_id for exec_id in exec_ids if exec_id not in active}
 
     def give_back(self, connection: Connection, workloads: Sequence[Workload]) -> None:
         for w in workloads:

@@ -110,7 +110,7 @@ def test_what_a_newer_shim_queues_waits_for_a_newer_daemon_and_can_be_given_back
     world.run(300, step=10)
     assert not world.started
     with world.engine.begin() as conn:
-        waiting = shim.waiting(conn, DEPLOYMENT, OWNER, timedelta(seconds=200), 10).workloads
+        waiting = shim.waiting(conn, DEPLOYMENT, OWNER, timedelta(seconds=200), 10)
         shed = shim.shed(conn, [w for w in waiting if w.exec_id == "a"])
         shim.want_stop(conn, ["b"], "cleared")
     assert [w.exec_id for w in shed] == ["a"]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler.airflow import upkeep as upkeep_module
 from reconciler.airflow.delivery import Delivery, Event, Owner
-from reconciler.airflow.upkeep import Every, Upkeep, open_rows
+from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import TaskKey
@@ -44,8 +45,8 @@ class PaperAirflow:
     def callbacks(self, ids: Collection[str]) -> Mapping[str, CallbackView]:
         return {callback_id: CallbackView("queued") for callback_id in ids}
 
-    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
-        return set(open_rows(connection, owner))
+    def in_doubt(self, connection: Connection, owner: Owner, exec_ids: Collection[str]) -> set[str]:
+        return set(exec_ids)
 
     def give_back(self, connection: Connection, workloads: Sequence[Workload]) -> None:
         assert connection.in_transaction()
@@ -127,6 +128,72 @@ def test_upkeep_withdraws_gives_back_and_holds_the_rest(
     assert airflow.given_back == ["old"]
     assert airflow.held == {"a", "gone"}
     assert [prod.get(w).desired for w in ("a", "gone")] == [Desired.RUN, Desired.STOP]
+
+
+def test_a_pass_takes_on_so_much_and_the_next_one_comes_soon(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler waits meanwhile."""
+    now = prod.store.now()
+    for limit in ("NEW", "DOUBTED", "SHED"):
+        monkeypatch.setattr(upkeep_module, limit, 2)
+    gone, old = ["gone-a", "gone-b", "gone-c"], ["old-a", "old-b", "old-c"]
+    for name in (*gone, *old):
+        prod.queue(name, key=(key := TaskKey("etl", name, "run_1", -1, 1)))
+        if name in gone:
+            prod.move(name, Phase.LAUNCHING, Phase.STARTED, Phase.RUNNING)
+        else:
+            airflow.tis[key] = TaskInstanceView(f"ti-{name}", "queued", 1, name, queued_by_job_id=7)
+            prod.set(name, created_at=now - timedelta(seconds=201))
+
+    def outcome() -> tuple[int, list[Desired], list[str]]:
+        upkeep.run(now)
+        assert upkeep.hurry
+        return len(airflow.held), [prod.get(name).desired for name in gone], airflow.given_back
+
+    run, stop = Desired.RUN, Desired.STOP
+    assert [outcome() for _ in range(2)] == [(0, [run] * 3, [])] * 2
+    assert outcome() == (4, [run, run, run], ["old-a", "old-b"])
+    assert outcome() == (3, [stop, stop, run], ["old-a", "old-b", "old-c"])
+    upkeep.run(now)
+    assert not upkeep.hurry
+    upkeep.run(now)
+    assert [prod.get(name).desired for name in gone] == [stop] * 3
+
+
+def test_what_is_given_back_is_given_back_in_parts(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "SHED", 2)
+    now = prod.store.now()
+    for name in "abc":
+        key = TaskKey("etl", name, "run_1", -1, 1)
+        prod.queue(name, key=key)
+        airflow.tis[key] = TaskInstanceView(f"ti-{name}", "queued", 1, name, queued_by_job_id=7)
+        prod.set(name, created_at=now - timedelta(seconds=201))
+
+    upkeep.run(now)
+    assert (airflow.given_back, airflow.held, upkeep.hurry) == (["a", "b"], {"c"}, True)
+    upkeep.run(now)
+    assert (airflow.given_back, airflow.held, upkeep.hurry) == (["a", "b", "c"], set(), False)
+
+
+def test_what_can_not_be_read_keeps_nothing_else_from_being_looked_after(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "NEW", 1)
+    for name in ("bad-1", "bad-2", "good"):
+        prod.queue(name, key=KEY)
+    with prod.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE ecs_workload SET kind = 'dance' WHERE exec_id <> 'good'")
+
+    for _ in range(3):
+        upkeep.run(prod.store.now())
+    assert airflow.held == {"good"}
+    with prod.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE ecs_workload SET kind = 'task' WHERE exec_id = 'bad-1'")
+    upkeep.run(prod.store.now())
+    assert airflow.held == {"good", "bad-1"}
 
 
 def test_every_so_often_by_a_clock_that_may_be_set_back(prod: Deployment) -> None:

@@ -339,14 +339,9 @@ class Scheduler:
             views = {callback_id: self.airflow.callback_view(callback_id) for callback_id in ids}
         return {callback_id: view for callback_id, view in views.items() if view is not None}
 
-    def in_doubt(self, connection: Connection, owner: Owner) -> set[str]:
-        mine = (
-            "SELECT exec_id FROM ecs_workload WHERE deployment = ? AND owner_job_id = ? AND kind = 'task' "
-            "AND phase NOT IN ('EXITED', 'FAILED_START', 'CANCELLED', 'LOST')"
-        )
+    def in_doubt(self, connection: Connection, owner: Owner, exec_ids: Collection[str]) -> set[str]:
         active = {ti.ext for ti in self._tis() if ti.state in ("queued", "running") and ti.job in (self.job.id, None)}
-        found = connection.exec_driver_sql(mine, (owner.deployment, owner.job_id)).scalars()
-        return {exec_id for exec_id in found if exec_id not in active}
+        return {exec_id for exec_id in exec_ids if exec_id not in active}
 
     def give_back(self, connection: Connection, workloads: Sequence[Workload]) -> None:
         for w in workloads:

@@ -300,16 +300,28 @@ def test_an_owner_sees_what_it_took_over(conn: Connection, prod: Deployment) -> 
 
 
 def test_waiting_are_those_that_nobody_has_launched_for_a_while(conn: Connection, prod: Deployment) -> None:
-    for exec_id in ("young", "old", "older", "of-another", "unwanted", "launching"):
-        prod.queue(exec_id, owner_job_id=8 if exec_id == "of-another" else 7)
+    different: dict[str, dict[str, Any]] = {
+        "of-another": {"owner_job_id": 8},
+        "of-a-team": {"team": "blue"},
+        "callback": {"kind": Kind.CALLBACK},
+        "failed": {"start_failures": 1},
+    }
+    for exec_id in ("young", "old", "older", *different, "unwanted", "launching"):
+        prod.queue(exec_id, **{"owner_job_id": 7, **different.get(exec_id, {})})
         prod.set(exec_id, created_at=prod.store.now() - timedelta(seconds=200))
+    prod.set("failed", created_at=prod.store.now() - timedelta(seconds=400))
     prod.set("young", created_at=prod.store.now() - timedelta(seconds=20))
     prod.set("older", created_at=prod.store.now() - timedelta(seconds=300))
     prod.set("unwanted", desired="STOP")
     prod.move("launching", Phase.LAUNCHING)
 
-    assert ids(shim.waiting(conn, "prod", 7, timedelta(seconds=150), 10)) == ["older", "old"]
-    assert ids(shim.waiting(conn, "prod", 7, timedelta(seconds=150), 1)) == ["older"]
+    def waiting(limit: int, **which: Any) -> list[str]:
+        return [w.exec_id for w in shim.waiting(conn, "prod", 7, timedelta(seconds=150), limit, **which)]
+
+    assert waiting(10) == ["older", "old"]
+    assert waiting(1) == ["older"]
+    assert waiting(10, failed=True) == ["failed", "older", "old"]
+    assert waiting(10, team="blue") == ["of-a-team"]
 
 
 def test_what_is_given_back_to_airflow_can_never_be_launched(conn: Connection, prod: Deployment) -> None:

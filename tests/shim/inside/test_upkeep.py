@@ -359,7 +359,7 @@ def test_rows_are_compared_with_task_instances_without_a_join(world: World) -> N
     event.listen(engine, "before_cursor_execute", note)
     try:
         with parts.begin() as connection:
-            in_doubt = parts._upkeep._airflow.in_doubt(connection, parts._owner)
+            in_doubt = parts._upkeep._airflow.in_doubt(connection, parts._owner, [w.exec_id for w in rows])
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert in_doubt == {rows[0].exec_id}
