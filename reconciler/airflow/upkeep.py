@@ -72,7 +72,8 @@ _mine: Final = (
     _w.deployment == bindparam("deployment"),
     _w.owner_job_id == bindparam("job_id"),
     _w.team.is_not_distinct_from(bindparam("team")),
-    schema.opened(schema.workloads),
+    # A refused one will be launched again, if need be after the daemon's absence of hours.
+    schema.standing(schema.workloads),
 )
 _OPEN: Final = select(
     *(_w.exec_id, _w.phase, _w.desired, _w.kind, _w.ti_id),

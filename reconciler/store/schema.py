@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from sqlalchemy import FromClause
 
 __all__ = ["SPEC_VERSION", "VERSION_TABLE", "Json", "NotJson", "UtcDateTime", "attempts", "components", "finished"]
-__all__ += ["holds"]
-__all__ += ["in_flight", "leases", "metadata", "opened", "pending", "phase_in", "refused", "undelivered", "untold"]
-__all__ += ["unwanted", "workloads"]
+__all__ += ["holds", "in_flight", "leases", "metadata", "opened", "pending", "phase_in", "refused", "standing"]
+__all__ += ["undelivered", "untold", "unwanted", "workloads"]
 
 SPEC_VERSION: Final = 1
 """The form of a row's spec. A daemon leaves rows of a newer form alone until it is upgraded itself."""
@@ -248,6 +247,11 @@ def unwanted(table: FromClause) -> ColumnElement[bool]:
 def refused(table: FromClause) -> ColumnElement[bool]:
     """Exited without having been admitted by Airflow."""
     return and_(table.c.phase == _word("EXITED"), table.c.desired == _word("RUN"), table.c.refused)
+
+
+def standing(table: FromClause) -> ColumnElement[bool]:
+    """Not over: not terminal, or about to be opened again."""
+    return or_(opened(table), refused(table))
 
 
 def undelivered(table: FromClause) -> ColumnElement[bool]:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     exists,
     func,
     literal_column,
-    or_,
     select,
     text,
     true,
@@ -202,8 +201,7 @@ def _versions(some: Sequence[Workload]) -> list[dict[str, Any]]:
 _LOCK: Final = select(_w.exec_id).where(_ids).order_by(_w.exec_id).with_for_update()
 _WANT_STOP: Final = (
     update(workloads)
-    # A refused one is about to be opened again.
-    .where(_ids, or_(schema.opened(workloads), schema.refused(workloads)), _w.desired == Desired.RUN.value)
+    .where(_ids, schema.standing(workloads), _w.desired == Desired.RUN.value)
     .values(desired=Desired.STOP.value, desired_reason=bindparam("why"), desired_at=DbNow(), version=_w.version + 1)
 )
 
