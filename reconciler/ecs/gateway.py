@@ -13,7 +13,7 @@ from reconciler.core.answer import Accepted, Answer, Invalid, Throttled, Unknown
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
-from reconciler.ecs.shown import ecs_task
+from reconciler.ecs.shown import ecs_task, read_plainly
 from reconciler.seams import Description
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ BATCH: Final = 100
 """How many tasks one DescribeTasks takes, and one page of ListTasks has at most."""
 READERS: Final = 4
 """DescribeTasks calls at once when there is more than one batch."""
+_READ: Final = "before-parse.ecs.DescribeTasks"
 
 T = TypeVar("T")
 
@@ -74,10 +75,12 @@ class Gateway:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ecs-read")
         # Last of all hooks, and after signing, which may have waited for new credentials.
         client.meta.events.register_last("before-send.ecs", self._before_send)
+        client.meta.events.register(_READ, read_plainly)
 
     def close(self) -> None:
         """End the threads and connections. No call may be under way."""
         self._client.meta.events.unregister("before-send.ecs", self._before_send)
+        self._client.meta.events.unregister(_READ, read_plainly)
         self._readers.shutdown()
         self._client.close()
 
@@ -174,22 +177,19 @@ class Gateway:
             more = {"nextToken": page["nextToken"]}
 
     def _describe(self, call: Call, cluster: str, arns: Sequence[str]) -> Description:
-        def describe(batch: Sequence[str]) -> Mapping[str, Any]:
-            return self._ask(
-                call, "DescribeTasks", lambda: self._client.describe_tasks(cluster=cluster, tasks=list(batch))
-            )
+        def send(batch: Sequence[str]) -> Description:
+            # Read within the call: what is no answer of ECS's must count as a call that failed.
+            return _described(self._client.describe_tasks(cluster=cluster, tasks=list(batch)))
+
+        def describe(batch: Sequence[str]) -> Description:
+            return self._ask(call, "DescribeTasks", lambda: send(batch))
 
         batches = [arns[first : first + BATCH] for first in range(0, len(arns), BATCH)]
         # One batch is the usual case, and needs no thread.
         answers = list(self._readers.map(describe, batches) if len(batches) > 1 else map(describe, batches))
         return Description(
-            tasks=tuple(ecs_task(task) for answer in answers for task in _member(answer, "tasks")),
-            missing=frozenset(
-                failure["arn"]
-                for answer in answers
-                for failure in answer.get("failures", ())
-                if failure.get("reason") == "MISSING" and "arn" in failure
-            ),
+            tasks=tuple(task for answer in answers for task in answer.tasks),
+            missing=frozenset(arn for answer in answers for arn in answer.missing),
         )
 
     def _ask(self, call: Call, operation: str, send: Callable[[], T]) -> T:
@@ -234,6 +234,18 @@ class Gateway:
         if self._clock.monotonic() >= sending.deadline:
             raise TooLateError("RunTask was not sent: its intent is too old for its token to be used again")
         sending.sent = True
+
+
+def _described(answer: Mapping[str, Any]) -> Description:
+    """One answer of DescribeTasks."""
+    return Description(
+        tasks=tuple(ecs_task(task) for task in _member(answer, "tasks")),
+        missing=frozenset(
+            failure["arn"]
+            for failure in answer.get("failures", ())
+            if failure.get("reason") == "MISSING" and "arn" in failure
+        ),
+    )
 
 
 def _ordered(value: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +66,9 @@ class SqlStore:
         self._writer = writing(engine)
         self._deployment = deployment
         self._freed, self._freeing = 0, Lock()
+        self._known: dict[str, Workload] = {}
+        """Open workloads as they were last read, by exec_id. A cache: each read compares it with the table."""
+        self._knowing = Lock()
 
     def hold(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
         with translated(), self._writer.begin() as conn:
@@ -139,9 +141,22 @@ class SqlStore:
             return snapshot(conn, statements.LAUNCHABLE_IN, of=self._deployment, limit=limit, queues=wanted)
 
     def in_phase(self, *phases: Phase) -> Snapshot:
+        """What has not been written to since it was last read is not read again: most that lives only lives on.
+
+        USE CAUTION: every write that matters here raises the version. A hand in the table should do so as well.
+        """
         with self._read() as conn:
-            found = snapshot(conn, statements.in_phase(*phases), **self._here)
-        return replace(found, workloads=tuple(sorted(found.workloads, key=_age)))
+            at = read_now(conn)
+            states = conn.execute(statements.in_phase(*phases), self._here).all()
+            found = {exec_id: w for exec_id, *state in states if (w := self._known.get(exec_id)) and _state(w) == state}
+            changed = {exec_id for exec_id, *_ in states if exec_id not in found}
+            fresh = [w for ids in batches(changed) for w in read(conn, statements.FIND, of=self._deployment, ids=ids)]
+        # Some may have moved on between the two statements.
+        found.update((w.exec_id, w) for w in fresh if w.phase in phases)
+        with self._knowing:
+            others = {exec_id: w for exec_id, w in self._known.items() if w.phase not in phases}
+            self._known = others | {exec_id: w for exec_id, w in found.items() if not w.terminal}
+        return Snapshot(at, tuple(sorted(found.values(), key=_age)))
 
     def launching(self) -> Snapshot:
         with self._read() as conn:
@@ -275,6 +290,12 @@ class SqlStore:
 def _age(w: Workload) -> tuple[Any, str]:
     """The oldest first."""
     return (w.created_at, w.exec_id)
+
+
+def _state(w: Workload) -> list[Any]:
+    """What tells whether a row is still the one that was read. Its time, too: a row that was deleted by hand, or that a
+    backup brought back, counts its versions anew."""
+    return [w.version, w.phase, w.updated_at]
 
 
 def _is_intent(old: Workload, new: Workload) -> bool:

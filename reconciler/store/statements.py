@@ -103,10 +103,11 @@ def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any
 
 @cache
 def in_phase(*phases: Phase) -> Select[Any]:
-    """The workloads in these phases, in no order: to sort thousands of whole rows a database goes to its disk. The
+    """Which workloads are in these phases, and what tells whether they have been written to since, in no order. The
     index of open ones serves if no phase is terminal."""
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
-    found = select(*LIGHT).where(*_here, *within, schema.phase_in(workloads, phases))
+    state = (_w.exec_id, _w.version, _w.phase, _w.updated_at)
+    found = select(*state).where(*_here, *within, schema.phase_in(workloads, phases))
     return found.execution_options(statement="in_phase")
 
 
