@@ -99,7 +99,7 @@ class Store(Protocol):
         """Of the whole deployment."""
 
     def counts_here(self) -> Counts:
-        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard."""
+        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard, and held."""
 
     def freed(self) -> int:
         """A number that rises when this process has taken a workload out of flight: a slot may be free again."""

@@ -13,7 +13,7 @@ from reconciler.core.answer import Accepted, Answer, Invalid, Throttled, Unknown
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
-from reconciler.ecs.shown import ecs_task, read_plainly
+from reconciler.ecs.shown import ecs_task
 from reconciler.seams import Description
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ BATCH: Final = 100
 """How many tasks one DescribeTasks takes, and one page of ListTasks has at most."""
 READERS: Final = 4
 """DescribeTasks calls at once when there is more than one batch."""
-_READ: Final = "before-parse.ecs.DescribeTasks"
 
 T = TypeVar("T")
 
@@ -75,12 +74,10 @@ class Gateway:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ecs-read")
         # Last of all hooks, and after signing, which may have waited for new credentials.
         client.meta.events.register_last("before-send.ecs", self._before_send)
-        client.meta.events.register(_READ, read_plainly)
 
     def close(self) -> None:
         """End the threads and connections. No call may be under way."""
         self._client.meta.events.unregister("before-send.ecs", self._before_send)
-        self._client.meta.events.unregister(_READ, read_plainly)
         self._readers.shutdown()
         self._client.close()
 

@@ -86,4 +86,4 @@ def _time(value: datetime | str | float | None) -> datetime | None:
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment and moment.astimezone(UTC)
+    return None if moment is None else moment.astimezone(UTC)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core import identity
 from reconciler.core.errors import LeaseLost
+from reconciler.core.holds import Holds
 from reconciler.core.phase import IN_FLIGHT, Phase
 from reconciler.core.task import Snapshot
 from reconciler.seams import Counts, Lease, replica_lease
@@ -128,7 +129,8 @@ class SqlStore:
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
             for phase, queue, count in () if undelivered is None else conn.execute(undelivered, self._here):
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
-            holds = read_holds(conn, self._deployment)
+            # Where nothing waits, nothing is held.
+            holds = read_holds(conn, self._deployment) if found or then is None else Holds({})
         by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
         waited = (at - oldest).total_seconds()
         return Counts(at, by_phase, waited, by_queue, by_profile, by_shard, holds, cpu_by_profile, cpu_by_shard)
