@@ -51,7 +51,6 @@ def replica_lease(deployment: str, holder: str) -> str:
 class Counts:
     """Rows by phase, by queue and phase, and how long the oldest PENDING one has waited, in seconds."""
 
-    now: datetime
     by_phase: Mapping[Phase, int]
     oldest_pending: float
     by_queue: Mapping[str, Mapping[Phase, int]]

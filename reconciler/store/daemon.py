@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["SqlStore"]
 
 
+_NONE: Final = (None,)
+
 FORGOTTEN_AFTER: Final = timedelta(days=1)
 """How long the note of a replica that is gone stays in the table of leases."""
 
@@ -67,8 +69,9 @@ class SqlStore:
         self._writer = writing(engine)
         self._deployment = deployment
         self._freed, self._freeing = 0, Lock()
-        self._known: dict[str, Workload] = {}
-        """Open workloads as they were last read, by exec_id. A cache: each read compares it with the table."""
+        self._known: dict[str, tuple[tuple[Any, ...], Workload]] = {}
+        """Open workloads as they were last read, by exec_id, each with the state that the table showed before. A cache:
+        each read compares that state with the table's."""
         self._knowing = Lock()
 
     def hold(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
@@ -115,10 +118,12 @@ class SqlStore:
         cpu_by_profile: Counter[str] = Counter()
         cpu_by_shard: Counter[str] = Counter()
         with self._read() as conn:
-            at = oldest = read_now(conn)
             found = list(conn.execute(opened, self._here))
-            if found and then is not None:
+            if then is not None:
+                if not found:  # many times in a second: the clock and the holds are of no interest
+                    return Counts({}, 0.0, {}, {}, {}, Holds({}))
                 found += conn.execute(then, self._here)
+            at = oldest = read_now(conn)
             for phase, queue, profile, shard, count, first, cpu in found:
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
                 if phase in IN_FLIGHT:
@@ -129,11 +134,10 @@ class SqlStore:
                 oldest = min(oldest, first) if phase == Phase.PENDING else oldest
             for phase, queue, count in () if undelivered is None else conn.execute(undelivered, self._here):
                 by_queue.setdefault(queue, Counter())[Phase(phase)] += count
-            # Where nothing waits, nothing is held.
-            holds = read_holds(conn, self._deployment) if found or then is None else Holds({})
+            holds = read_holds(conn, self._deployment)
         by_phase = {phase: sum(counts[phase] for counts in by_queue.values()) for phase in Phase}
         waited = (at - oldest).total_seconds()
-        return Counts(at, by_phase, waited, by_queue, by_profile, by_shard, holds, cpu_by_profile, cpu_by_shard)
+        return Counts(by_phase, waited, by_queue, by_profile, by_shard, holds, cpu_by_profile, cpu_by_shard)
 
     def launchable(self, limit: int, queues: Collection[str] | None = None) -> Snapshot:
         with self._read() as conn:
@@ -149,16 +153,21 @@ class SqlStore:
         """
         with self._read() as conn:
             at = read_now(conn)
-            states = conn.execute(statements.in_phase(*phases), self._here).all()
-            found = {exec_id: w for exec_id, *state in states if (w := self._known.get(exec_id)) and _state(w) == state}
-            changed = {exec_id for exec_id, *_ in states if exec_id not in found}
+            states = {row[0]: tuple(row) for row in conn.execute(statements.in_phase(*phases), self._here)}
+            known = self._known
+            found = {
+                exec_id: known[exec_id] for exec_id, state in states.items() if known.get(exec_id, _NONE)[0] == state
+            }
+            changed = states.keys() - found.keys()
             fresh = [w for ids in batches(changed) for w in read(conn, statements.FIND, of=self._deployment, ids=ids)]
-        # Some may have moved on between the two statements.
-        found.update((w.exec_id, w) for w in fresh if w.phase in phases)
+        # Some may have moved on between the two statements: they are not shown, or not kept.
+        found.update((w.exec_id, (states[w.exec_id], w)) for w in fresh if w.phase in phases)
         with self._knowing:
-            others = {exec_id: w for exec_id, w in self._known.items() if w.phase not in phases}
-            self._known = others | {exec_id: w for exec_id, w in found.items() if not w.terminal}
-        return Snapshot(at, tuple(sorted(found.values(), key=_age)))
+            self._known = {exec_id: kept for exec_id, kept in self._known.items() if kept[1].phase not in phases}
+            self._known |= {
+                exec_id: (state, w) for exec_id, (state, w) in found.items() if w.version == state[1] and not w.terminal
+            }
+        return Snapshot(at, tuple(sorted((w for _, w in found.values()), key=_age)))
 
     def launching(self) -> Snapshot:
         with self._read() as conn:
@@ -292,12 +301,6 @@ class SqlStore:
 def _age(w: Workload) -> tuple[Any, str]:
     """The oldest first."""
     return (w.created_at, w.exec_id)
-
-
-def _state(w: Workload) -> list[Any]:
-    """What tells whether a row is still the one that was read. Its time, too: a row that was deleted by hand, or that a
-    backup brought back, counts its versions anew."""
-    return [w.version, w.phase, w.updated_at]
 
 
 def _is_intent(old: Workload, new: Workload) -> bool:

@@ -413,7 +413,9 @@ class TestAdopt:
         world.queue("here", "there")
         world.run(5)
         with world.engine.begin() as conn:
-            conn.exec_driver_sql("UPDATE ecs_workload SET cluster = 'a-gone', version = version + 1 WHERE exec_id = 'there'")
+            conn.exec_driver_sql(
+                "UPDATE ecs_workload SET cluster = 'a-gone', version = version + 1 WHERE exec_id = 'there'"
+            )
         world.run(120, step=2)
         assert world.row("here").phase is Phase.EXITED
         assert world.replica.errors

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.ecs.shown import ecs_task
@@ -115,9 +117,7 @@ def test_answers_read_as_plain_json_say_what_botocore_says(world: World, aws: bo
 )
 def test_an_answer_that_is_none_is_a_call_that_failed(world: World, body: bytes) -> None:
     def answered(**_: Any) -> AWSResponse:
-        response = AWSResponse("http://localhost", 200, {}, None)
-        response._content = body
-        return response
+        return AWSResponse("http://localhost", 200, HTTPHeaders(), SimpleNamespace(stream=lambda: [body]))
 
     world.client.meta.events.register_last("before-send.ecs.DescribeTasks", answered)
     with pytest.raises(EcsUnavailable):
