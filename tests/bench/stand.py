@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from reconciler.config import ReconcilerOptions
+from reconciler.options import ReconcilerOptions
 from tests.bench.database import airflow_environment
 
 if TYPE_CHECKING:
