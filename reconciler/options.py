@@ -229,9 +229,9 @@ class ReconcilerOptions(SharedOptions):
         15.0, ge=3, description="Seconds after which a replica that died is replaced by another, at least 3."
     )
     sweep_interval: Seconds = Field(
-        1.0,
-        description="Seconds between two looks at a task, at least: where many run it is more, and a minute while "
-        "events from events_queue_url tell what happens.",
+        0.4,
+        description="Seconds between two looks at a task, at least: where more than a hundred run it is up to two, and "
+        "a minute while events from events_queue_url tell what happens.",
     )
     events_queue_url: str | None = Field(
         None,

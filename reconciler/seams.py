@@ -51,7 +51,6 @@ def replica_lease(deployment: str, holder: str) -> str:
 class Counts:
     """Rows by phase, by queue and phase, and how long the oldest PENDING one has waited, in seconds."""
 
-    now: datetime
     by_phase: Mapping[Phase, int]
     oldest_pending: float
     by_queue: Mapping[str, Mapping[Phase, int]]
@@ -99,7 +98,7 @@ class Store(Protocol):
         """Of the whole deployment."""
 
     def counts_here(self) -> Counts:
-        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard."""
+        """Of what waits for a launch anywhere, and, if anything does, of what is in flight in this shard, and held."""
 
     def freed(self) -> int:
         """A number that rises when this process has taken a workload out of flight: a slot may be free again."""

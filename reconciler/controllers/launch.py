@@ -30,6 +30,8 @@ POLL: Final = 0.2
 """Seconds between two looks for new workloads. A launch waits half of this on average."""
 BUSY: Final = 0.05
 """Seconds between two collections of answers while calls are under way."""
+QUIET: Final = 1.0
+"""Seconds for which nothing is LAUNCHING once nothing is, unless it is claimed here: but for a hand in the table."""
 FULL_FOR: Final = 5.0
 """Seconds after which a full quota is counted again though no slot is known to be free: somebody else may have freed
 one, such as a hand in the table."""
@@ -94,6 +96,8 @@ class Launch:
         self._full_at: int | None = None
         """What `Store.freed` was when the quota was found full: to count again all that runs would find the same."""
         self._full_until = 0.0
+        self._quiet_until = 0.0
+        """Until then nothing is to be settled: the table need not be asked in every pass."""
 
     def reconcile(self, lease: Lease) -> Result:
         if lease.epoch != self._epoch:
@@ -102,6 +106,7 @@ class Launch:
             self._certain.clear()
             self._strikes.clear()
             self._full_at = None
+            self._quiet_until = 0.0
         changed = self.record(lease)
         # While a gate is closed there is one probe at a time, and neither of the two may take them all.
         self._passes += 1
@@ -165,8 +170,12 @@ class Launch:
 
     def _resolve(self, lease: Lease) -> int:
         """Send again what has an intent and no known answer. Older ones are found, or not, by listing."""
+        if self._clock.monotonic() < self._quiet_until:
+            return 0
         snapshot = self._store.launching()
         busy, now = self._calls.under_way(), self._clock.monotonic()
+        if not snapshot.workloads:
+            self._quiet_until = now + QUIET
         # Of the launches that are over, nothing needs to be remembered.
         current = {(w.exec_id, w.attempt) for w in snapshot.workloads}
         self._certain &= current | busy
@@ -208,6 +217,8 @@ class Launch:
         sizes = [(new.profile, new.cpu if new.in_flight else 0) for _, new in chosen]
         fits = self._cpu.fitting(sizes, counts.cpu_by_shard.get(self._shard, 0), counts.cpu_by_profile, self._passes)
         changes = [change for change, fit in zip(chosen, fits, strict=True) if fit]
+        if changes:
+            self._quiet_until = 0.0  # before the commit: that its answer is lost does not mean that it was not made
         claimed = [w for w in self._store.save(changes, lease) if w.in_flight] if changes else []
         for w in claimed:
             self._certain.add((w.exec_id, w.attempt))

@@ -13,9 +13,13 @@ __all__ = ["ROUND_WITH_EVENTS", "Pace", "Staleness", "polling", "with_events"]
 
 BATCH: Final = 100
 """How many tasks one DescribeTasks shows."""
+CALM_CALLS: Final = 6
 CALM_RATE: Final = 2.9
-"""Calls per second that are enough as long as each task is seen every `SEEN_WITHIN` seconds."""
-SEEN_WITHIN: Final = 2.0
+CALM_WITHIN: Final = 2.0
+"""Up to so many calls are made at so many per second, and all of them within so many seconds."""
+MANY_WITHIN: Final = 1.6
+"""Seconds in which more of them are made. They exceed that rate anyway, and where so many tasks run there may be many
+to launch: then a scheduler hears of an end later than one that idles."""
 GREATEST_RATE: Final = 12.0
 """Calls per second at most, of the 20 that an account has for reading: listings, other looks and others need some."""
 STEPS: Final = 5
@@ -35,12 +39,14 @@ class Pace:
 
 
 def polling(live: int, interval: float, *, at_once: bool = False) -> Pace:
-    """The pace without events: each of `live` tasks every `interval` seconds, or less often where they are many.
+    """The pace without events: each of `live` tasks every `interval` seconds, or less often if that takes more calls
+    than are allowed.
 
     `at_once`: the whole round in one step.
     """
     calls = max(1, math.ceil(live / BATCH))
-    seconds = max(interval, min(calls / CALM_RATE, SEEN_WITHIN), calls / GREATEST_RATE)
+    seen_within = min(calls / CALM_RATE, CALM_WITHIN) if calls <= CALM_CALLS else MANY_WITHIN
+    seconds = max(interval, seen_within, calls / GREATEST_RATE)
     # Whole calls: a step of 102 tasks would take two for what costs one.
     calls_at_once = calls if at_once else math.ceil(calls / STEPS)
     return Pace(seconds * calls_at_once / calls, calls_at_once * BATCH)

@@ -9,6 +9,7 @@ import botocore.session
 from botocore.config import Config
 
 from reconciler import __version__
+from reconciler.ecs.shown import read_plainly
 
 if TYPE_CHECKING:
     from mypy_boto3_ecs import ECSClient
@@ -31,10 +32,13 @@ def make_client(region: str, *, threads: int, session: boto3.Session | None = No
 
     The SDK never repeats a call: RunTask must not be sent late, and a repeat by the SDK would sleep between signing and
     sending and hide throttling from our rate limits. Everything here is repeated by whoever looks again.
+    DescribeTasks shows tasks as their JSON, with times in seconds: see `shown.read_plainly`.
     An endpoint of one's own is set by AWS_ENDPOINT_URL_ECS.
     """
     config = _config(threads, READ_TIMEOUT)
-    return (session or _chain()).client("ecs", region_name=region, config=config)
+    client = (session or _chain()).client("ecs", region_name=region, config=config)
+    client.meta.events.register("before-parse.ecs.DescribeTasks", read_plainly)
+    return client
 
 
 def make_queue_client(region: str, *, threads: int, session: boto3.Session | None = None) -> SQSClient:

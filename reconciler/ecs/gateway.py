@@ -174,22 +174,19 @@ class Gateway:
             more = {"nextToken": page["nextToken"]}
 
     def _describe(self, call: Call, cluster: str, arns: Sequence[str]) -> Description:
-        def describe(batch: Sequence[str]) -> Mapping[str, Any]:
-            return self._ask(
-                call, "DescribeTasks", lambda: self._client.describe_tasks(cluster=cluster, tasks=list(batch))
-            )
+        def send(batch: Sequence[str]) -> Description:
+            # Read within the call: what is no answer of ECS's must count as a call that failed.
+            return _described(self._client.describe_tasks(cluster=cluster, tasks=list(batch)))
+
+        def describe(batch: Sequence[str]) -> Description:
+            return self._ask(call, "DescribeTasks", lambda: send(batch))
 
         batches = [arns[first : first + BATCH] for first in range(0, len(arns), BATCH)]
         # One batch is the usual case, and needs no thread.
         answers = list(self._readers.map(describe, batches) if len(batches) > 1 else map(describe, batches))
         return Description(
-            tasks=tuple(ecs_task(task) for answer in answers for task in _member(answer, "tasks")),
-            missing=frozenset(
-                failure["arn"]
-                for answer in answers
-                for failure in answer.get("failures", ())
-                if failure.get("reason") == "MISSING" and "arn" in failure
-            ),
+            tasks=tuple(task for answer in answers for task in answer.tasks),
+            missing=frozenset(arn for answer in answers for arn in answer.missing),
         )
 
     def _ask(self, call: Call, operation: str, send: Callable[[], T]) -> T:
@@ -234,6 +231,18 @@ class Gateway:
         if self._clock.monotonic() >= sending.deadline:
             raise TooLateError("RunTask was not sent: its intent is too old for its token to be used again")
         sending.sent = True
+
+
+def _described(answer: Mapping[str, Any]) -> Description:
+    """One answer of DescribeTasks."""
+    return Description(
+        tasks=tuple(ecs_task(task) for task in _member(answer, "tasks")),
+        missing=frozenset(
+            failure["arn"]
+            for failure in answer.get("failures", ())
+            if failure.get("reason") == "MISSING" and "arn" in failure
+        ),
+    )
 
 
 def _ordered(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import (
     Column,
     ColumnElement,
+    DateTime,
     Integer,
     Select,
     bindparam,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -103,10 +105,16 @@ def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any
 
 @cache
 def in_phase(*phases: Phase) -> Select[Any]:
-    """The workloads in these phases, in no order: to sort thousands of whole rows a database goes to its disk. The
-    index of open ones serves if no phase is terminal."""
+    """Which workloads are in these phases, and what tells whether they have been written to since, in no order. The
+    index of open ones serves if no phase is terminal.
+
+    The time, too: a row that was deleted by hand, or that a backup brought back, counts its versions anew.
+    """
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
-    found = select(*LIGHT).where(*_here, *within, schema.phase_in(workloads, phases))
+    # Only compared, so it need not become a time in UTC.
+    written_at = type_coerce(_w.updated_at, DateTime(timezone=True))
+    state = (_w.exec_id, _w.version, _w.phase, written_at)
+    found = select(*state).where(*_here, *within, schema.phase_in(workloads, phases))
     return found.execution_options(statement="in_phase")
 
 

@@ -145,10 +145,12 @@ latency that it plays), and the load of the machine at the end of each scenario 
 _FAR_END: Final = """\
 The far end is [the local ECS](local-ecs.md) in a process of its own, with AWS's published rates (RunTask on Fargate: 20
 at once and 20 a second), quotas where a scenario says so, and a network's latency: RunTask's answers take 150 ms in the
-median and 600 ms in the 99th percentile, those of the other calls 60 ms; an event is on its way for 0.1 to 0.4 s. A
-task is RUNNING after a quarter of a second, because a start in Fargate takes equally long for everybody. Containers are
-played: their supervisors ask Airflow for leave, beat every five seconds and tell the outcome by the statements that
-Airflow's Execution API makes of that.
+median and 600 ms in the 99th percentile, those of the other calls 60 ms; an event is on its way for 30 to 130 ms, which
+is [what AWS says of
+EventBridge](https://aws.amazon.com/about-aws/whats-new/2024/11/amazon-eventbridge-improvement-latency-event-buses/) in
+the 99th percentile. A task is RUNNING after a quarter of a second, because a start in Fargate takes equally long for
+everybody. Containers are played: their supervisors ask Airflow for leave, beat every five seconds and tell the outcome
+by the statements that Airflow's Execution API makes of that.
 
 Both executors run in Airflow's own scheduler process, with its own loop, critical section, timers, event handling and
 adoption; only the part that turns DAG runs into SCHEDULED task instances is left out, except in the scenarios that say

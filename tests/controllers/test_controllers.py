@@ -17,7 +17,9 @@ from reconciler.store import shim
 from tests.world import CLUSTER, DEPLOYMENT, FAMILY, OWNER, Replica, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from reconciler.seams import Change, Lease
 
 SERVER_ERROR = AwsError("ServerException", "The server failed.", 500)
 THROTTLED = AwsError("ThrottlingException", "Rate exceeded")
@@ -50,6 +52,29 @@ class TestLaunch:
         assert (row.phase, row.exit_code, row.attempt) == (Phase.EXITED, 0, 1)
         assert [(exec_id, n) for exec_id, n, _ in world.started] == [("a", 1)]
         assert not world.live()
+
+    def test_while_nothing_is_launching_that_is_asked_once_a_second(self, world: World) -> None:
+        asked = Mock(wraps=world.replica.launch._store.launching)
+        world.replica.launch._store.launching = asked  # type: ignore[method-assign]
+        world.run(10, step=0.1)
+        assert 9 <= asked.call_count <= 11
+
+    def test_an_intent_whose_commit_was_not_answered_is_sent_with_the_next_pass(self, world: World) -> None:
+        store = world.replica.launch._store
+        save = store.save
+
+        def unanswered(changes: Sequence[Change], lease: Lease) -> NoReturn:
+            save(changes, lease)
+            store.save = save  # type: ignore[method-assign]
+            raise StoreUnavailable("the commit's answer was lost")
+
+        world.run(1.5, step=0.1)  # in the middle of a second in which nothing is asked
+        world.queue("a")
+        store.save = unanswered  # type: ignore[method-assign]
+        world.run(0.1, step=0.1)
+        assert (world.row("a").phase, world.tasks()) == (Phase.LAUNCHING, [])
+        world.run(0.1, step=0.1)
+        assert len(world.tasks("a")) == 1
 
     def test_the_quota_is_filled_and_never_exceeded(self) -> None:
         world = World(max_running_tasks=3)
@@ -413,7 +438,9 @@ class TestAdopt:
         world.queue("here", "there")
         world.run(5)
         with world.engine.begin() as conn:
-            conn.exec_driver_sql("UPDATE ecs_workload SET cluster = 'a-gone' WHERE exec_id = 'there'")
+            conn.exec_driver_sql(
+                "UPDATE ecs_workload SET cluster = 'a-gone', version = version + 1 WHERE exec_id = 'there'"
+            )
         world.run(120, step=2)
         assert world.row("here").phase is Phase.EXITED
         assert world.replica.errors

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.ecs.shown import ecs_task
 from reconciler.localecs import AwsError, ResponseLost, Settings
-from tests.ecs.world import PROFILE, T0, eventually, launching
+from tests.ecs.world import PROFILE, REGION, T0, eventually, launching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import boto3
 
     from tests.ecs.conftest import MakeWorld
     from tests.ecs.world import World
@@ -73,6 +80,49 @@ def test_a_task_is_shown_with_its_times_in_utc(world: World) -> None:
     assert task.created_at.utcoffset() == T0.utcoffset()
     assert task.created_at <= task.started_at
     assert task.version > 1
+
+
+def test_answers_read_as_plain_json_say_what_botocore_says(world: World, aws: boto3.Session) -> None:
+    running, stopped, hidden = launch(world, 3)
+    world.gateway.stop("default", stopped, "test")
+    world.faults.hide(hidden)
+    eventually(lambda: world.gateway.describe("default", [stopped]).tasks[0].stopped)
+    eventually(lambda: world.gateway.describe("default", [running]).tasks[0].last_status == "RUNNING")
+    botocores = aws.client("ecs", region_name=REGION)
+    answer = botocores.describe_tasks(cluster="default", tasks=[running, stopped, hidden])
+    botocores.close()
+    shown = world.gateway.describe("default", [running, stopped, hidden])
+    assert list(shown.tasks) == [ecs_task(task) for task in answer["tasks"]]
+    assert shown.missing == {failure["arn"] for failure in answer["failures"]}
+    assert isinstance(answer["tasks"][0]["createdAt"], datetime), "what was compared was read by us"
+    assert isinstance(world.client.describe_tasks(tasks=[running])["tasks"][0]["createdAt"], float)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"tasks": null, "failures": []}',
+        b'{"tasks": [{"taskArn": "arn"}]}',
+        b'{"tasks": ["arn"]}',
+        b'{"tasks": [{"taskArn": "arn", "lastStatus": "RUNNING", "createdAt": []}]}',
+        b'{"tasks": [], "failures": [7]}',
+        b'{"tasks": [], "failures": 7}',
+        b"\xbf\x65tasks\x80\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_an_answer_that_is_none_is_a_call_that_failed(world: World, body: bytes) -> None:
+    def answered(**_: Any) -> AWSResponse:
+        return AWSResponse("http://localhost", 200, HTTPHeaders(), SimpleNamespace(stream=lambda: [body]))
+
+    world.client.meta.events.register_last("before-send.ecs.DescribeTasks", answered)
+    with pytest.raises(EcsUnavailable):
+        world.gateway.describe("default", ["arn"])
+    assert world.calls[-1] == ("DescribeTasks", "network")
 
 
 def test_only_our_own_container_decides(make_world: MakeWorld) -> None:

@@ -25,8 +25,8 @@ class Time:
         return self.now
 
 
-def counts(now: datetime, by_phase: dict[Phase, int], oldest_pending: float) -> Counts:
-    return Counts(now, by_phase, oldest_pending, {}, {}, {}, Holds())
+def counts(by_phase: dict[Phase, int], oldest_pending: float) -> Counts:
+    return Counts(by_phase, oldest_pending, {}, {}, {}, Holds())
 
 
 def workload(**changes: object) -> Workload:
@@ -48,7 +48,7 @@ def test_a_life_leaves_figures_and_events() -> None:
     ended = step(running, Phase.EXITED, 60, exit_code=3)
     for change in [(pending, launching), (launching, started), (started, running), (running, ended)]:
         board.moved(*change)
-    board.counted(counts(START, {Phase.RUNNING: 4, Phase.STOPPING: 1, Phase.PENDING: 9}, 0.0), {}, {})
+    board.counted(counts({Phase.RUNNING: 4, Phase.STOPPING: 1, Phase.PENDING: 9}, 0.0), {}, {})
 
     history = board.history()
     assert {name: values for name, values in history.items() if name != "at"} == {
@@ -72,25 +72,25 @@ def test_a_life_leaves_figures_and_events() -> None:
 def test_levels_go_on_through_silence_and_memory_is_bounded() -> None:
     time = Time()
     board = Board(time)
-    board.counted(counts(START, {Phase.RUNNING: 7}, 0.0), {}, {})
+    board.counted(counts({Phase.RUNNING: 7}, 0.0), {}, {})
     time.now += 10 * STEP
-    board.counted(counts(START, {Phase.RUNNING: 8}, 0.0), {}, {})
+    board.counted(counts({Phase.RUNNING: 8}, 0.0), {}, {})
     assert board.history()["running"] == [7] * 10 + [8]
     assert board.history()["launched"] == [0] * 11
     for _ in range(EVENTS + 1):
         time.now += 2 * STEP
-        board.counted(counts(START, {}, 0.0), {}, {})
+        board.counted(counts({}, 0.0), {}, {})
         board.happened("something")
     assert len(board.history()["at"]) == KEPT
     assert len(board.events(10 * EVENTS)) == EVENTS
     time.now += 100 * 3600
-    board.counted(counts(START, {Phase.RUNNING: 1}, 0.0), {}, {})
+    board.counted(counts({Phase.RUNNING: 1}, 0.0), {}, {})
     assert board.history()["running"][-1] == 1
 
 
 def test_what_holds_all_launches_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
     board = Board(Time())
-    found = counts(START, {}, 0.0)
+    found = counts({}, 0.0)
     for reason in (None, "expired", "expired", None, None):
         board.counted(found, {"ecs": reason} if reason else {}, {"missing": reason is not None})
     said = [(event["what"], event["problem"]) for event in reversed(board.events(10))]
@@ -128,7 +128,7 @@ def test_of_several_shards_the_page_shows_the_one_that_is_behind_and_forgets_wha
     late = board.late(time.now, 120)
     assert "launch has had no good pass for 5 min 0 s in west" in late
     assert not [said for said in late if said.startswith("launch") and said.endswith("in east")]
-    board.counted(counts(START, {}, 0.0), {}, {"east/missing": True})
+    board.counted(counts({}, 0.0), {}, {"east/missing": True})
     board.leading(None, "west", among=True)
     assert board.passes()["launch"].succeeded_at == time.now
     assert board.breakers == {"east/missing": True}

@@ -7,16 +7,20 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import delete
 
 from reconciler.core import identity
 from reconciler.core.errors import LeaseLost
-from reconciler.core.phase import Desired, Phase
+from reconciler.core.phase import LIVE, Desired, Phase
 from reconciler.core.task import Kind, Spec, TaskKey, Workload
-from reconciler.store import shim
+from reconciler.store import daemon, rows, shim
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import writing
+from reconciler.store.schema import workloads
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Select
+
     from reconciler.core.task import Snapshot
     from tests.conftest import Deployment
 
@@ -359,6 +363,58 @@ def test_each_read_shows_its_own_rows(prod: Deployment) -> None:
     assert ids(store.failed_starts()) == ["failed"]
     assert ids(store.find(["exited", "running", "none"])) == ["running", "exited"]
     assert store.find([]).workloads == ()
+
+
+def test_what_was_not_written_to_is_not_read_again(prod: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def noted(conn: Connection, statement: Select[Any], **parameters: Any) -> list[Workload]:
+        asked.append(parameters["ids"])
+        return rows.read(conn, statement, **parameters)
+
+    monkeypatch.setattr(daemon, "read", noted)
+    for exec_id in ("a", "b", "c"):
+        prod.queue(exec_id)
+        prod.move(exec_id, Phase.LAUNCHING, Phase.STARTED)
+    prod.move("c", Phase.RUNNING)
+    first = prod.store.in_phase(*LIVE)
+    assert ids(first) == ["a", "b", "c"]
+    assert prod.store.in_phase(*LIVE).workloads == first.workloads
+    assert ids(prod.store.in_phase(Phase.STARTED)) == ["a", "b"]
+    assert asked == [["a", "b", "c"]]
+
+    prod.move("b", Phase.RUNNING)
+    with prod.engine.begin() as conn:
+        shim.want_stop(conn, ["c"], "cleared")
+    prod.move("a", Phase.EXITED)
+    again = prod.store.in_phase(*LIVE)
+    assert asked[1:] == [["b", "c"]]
+    assert again.workloads == prod.store.find(["b", "c"]).workloads
+    assert [w.desired for w in again.workloads] == [Desired.RUN, Desired.STOP]
+    assert set(prod.store._known) == {"b", "c"}, "what has ended is not kept"
+
+
+def test_a_row_that_begins_anew_is_not_taken_for_the_one_that_was(prod: Deployment) -> None:
+    prod.queue("a")
+    prod.move("a", Phase.LAUNCHING, Phase.STARTED, task_arn="first")
+    assert [w.task_arn for w in prod.store.in_phase(*LIVE).workloads] == ["first"]
+    with prod.engine.begin() as conn:
+        conn.execute(delete(workloads))
+    prod.queue("a")
+    prod.move("a", Phase.LAUNCHING, Phase.STARTED, task_arn="second")
+    (anew,) = prod.store.in_phase(*LIVE).workloads
+    assert (anew.version, anew.task_arn) == (3, "second")
+
+
+def test_a_row_that_moves_on_while_it_is_read_is_not_shown(prod: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    prod.queue("a")
+    prod.move("a", Phase.LAUNCHING, Phase.STARTED)
+
+    def late(conn: Connection, statement: Select[Any], **parameters: Any) -> list[Workload]:
+        return [replace(w, phase=Phase.EXITED) for w in rows.read(conn, statement, **parameters)]
+
+    monkeypatch.setattr(daemon, "read", late)
+    assert prod.store.in_phase(*LIVE).workloads == ()
 
 
 def test_only_reads_that_may_lead_to_a_launch_carry_the_spec(prod: Deployment) -> None:

@@ -26,6 +26,13 @@ def test_five_hundred_tasks_are_seen_in_time_with_three_calls_a_second(live: int
     assert round_of(pace, live) + pace.every <= 2.2
 
 
+@pytest.mark.parametrize("live", [1, 50, 100])
+def test_a_hundred_tasks_are_seen_several_times_a_second_with_no_more_calls(live: int) -> None:
+    pace = polling(live, 0.4)
+    assert round_of(pace, live) <= 0.4
+    assert calls_per_second(pace) <= 3.0
+
+
 @pytest.mark.parametrize("live", [501, 510, 600])
 def test_a_few_more_than_five_hundred_take_a_few_more_calls(live: int) -> None:
     pace = polling(live, 1.0)
@@ -38,6 +45,7 @@ def test_many_are_seen_within_the_budget_for_reading(live: int) -> None:
     pace = polling(live, 1.0)
     assert calls_per_second(pace) <= 12.5
     assert round_of(pace, live) <= 10.0
+    assert pace.every * live / pace.tasks <= max(2.0, live / 1200)
 
 
 def test_nothing_is_looked_at_more_often_than_the_option_says() -> None:
