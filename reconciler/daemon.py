@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from reconciler.clock import SystemClock
-    from reconciler.config import DaemonSettings, ReconcilerOptions
+    from reconciler.config import DaemonSettings
     from reconciler.ecs.ratelimit import Level
+    from reconciler.options import ReconcilerOptions
     from reconciler.seams import Counts, Delivery, Lease
 
 __all__ = ["run_daemon"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import PydanticUndefined
 
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

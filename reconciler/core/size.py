@@ -14,13 +14,18 @@ from reconciler.core.parameters import on_fargate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LARGEST", "SMALLEST", "VCPU", "cpu_units", "fargate_cpu"]
+__all__ = ["LARGEST", "SMALLEST", "VCPU", "cpu_units", "fargate_cpu", "in_units"]
 
 VCPU: Final = 1024
 """CPU units in one vCPU."""
 SMALLEST, LARGEST = VCPU // 4, 16 * VCPU
 """Sizes of a task on Fargate."""
 _SIZE: Final = re.compile(r"(\d+)|(\d*\.?\d+) ?vcpu", re.IGNORECASE)
+
+
+def in_units(vcpus: float | None) -> int | None:
+    """A number of vCPUs in CPU units."""
+    return None if vcpus is None else int(vcpus * VCPU)
 
 
 def cpu_units(text: str) -> int:

@@ -17,6 +17,7 @@ from botocore.config import Config
 
 from reconciler.demo.api import AirflowApi, ApiError, fetch
 from reconciler.demo.process import Process
+from reconciler.localecs.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -237,6 +238,7 @@ class Stack:
             "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "10",
             "AIRFLOW__ECS_RECONCILER__LISTING_INTERVAL": "5",
             "AIRFLOW__ECS_RECONCILER__LEASE_SECONDS": "3",
+            "AIRFLOW__ECS_RECONCILER__EVENTS_QUEUE_URL": f"{self.ecs_url}/{Settings().account_id}/{EVENTS_QUEUE}",
             "AIRFLOW__ECS_RECONCILER__HTTP_PORT": str(self.daemon_port),
             "AIRFLOW__AWS_ECS_EXECUTOR__CLUSTER": CLUSTER,
             "AIRFLOW__AWS_ECS_EXECUTOR__CONTAINER_NAME": "airflow",

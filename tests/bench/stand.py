@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from reconciler.config import ReconcilerOptions
 from reconciler.demo.stack import free_ports
+from reconciler.options import ReconcilerOptions
 from tests.bench.database import BENCH, NUMBER, airflow_environment
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions, daemon_settings, variable
+from reconciler.config import daemon_settings, variable
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 from tests.chart.conftest import CHART, RefusedError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from reconciler.cli import COMMANDS
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 from tests.docs.pages import BLOCKS, PAGES, ROOT, anchors, prose
 
 if TYPE_CHECKING:

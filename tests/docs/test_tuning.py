@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reconciler.config import ReconcilerOptions
 from reconciler.core.finding import Level
 from reconciler.doctor.airflow import check_airflow
 from reconciler.doctor.pools import Pools
+from reconciler.options import ReconcilerOptions
 from reconciler.show import show_findings
 from tests.docs.pages import BLOCKS, ROOT
 from tests.doctor.test_airflow import settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions, variable
+from reconciler.config import variable
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -23,7 +23,8 @@ from sqlalchemy import inspect
 from reconciler.airflow.db import EcsReconcilerDBManager
 from reconciler.airflow.options import read
 from reconciler.airflow.provider import get_provider_info
-from reconciler.config import EcsExecutorOptions, ReconcilerOptions, daemon_settings, shim_settings
+from reconciler.config import daemon_settings, shim_settings
+from reconciler.options import EcsExecutorOptions, ReconcilerOptions
 from reconciler.store.schema import metadata as tables
 from tests.shim.inside.world import forget_everything, sql
 
