@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXEC_ID_VARIABLE",
+    "NOTHING",
     "OVERRIDES_LIMIT",
     "Profile",
     "RequestRefusedError",
@@ -42,6 +43,8 @@ _IDENTITY: Final = ("AIRFLOW_IS_EXECUTOR_CONTAINER", EXEC_ID_VARIABLE)
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
 
+NOTHING: Final = ("python", "-c", "pass")
+"""The command of a container that ends at once and calls nobody."""
 
 TAGS_LIMIT: Final = 50
 """How many tags an ECS task may have."""

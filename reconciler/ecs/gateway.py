@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from reconciler.core import identity, runtask
 from reconciler.core.answer import Accepted, Answer, Invalid, Throttled, Unknown
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.core.phase import Desired
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
 from reconciler.ecs.shown import ecs_task
@@ -82,13 +83,18 @@ class Gateway:
         self._client.close()
 
     def run(self, workload: Workload, command: Sequence[str]) -> Answer:
-        """RunTask with this launch's token. Raises what `now` raises, nothing else: then nothing was sent."""
+        """RunTask with this launch's token. Raises what `now` raises, nothing else: then nothing was sent.
+
+        What is not wanted any more is only asked for, by its token: if ECS has made no task for it yet, that task must
+        not run, because Airflow may have queued its task instance again and would admit the wrong container.
+        """
         if workload.cluster is None or workload.params is None or workload.intent_at is None:
             raise ValueError(f"workload {workload.exec_id} has no intent to launch it")
         token = identity.client_token(workload.cluster, workload.exec_id, workload.attempt)
         name = identity.started_by(self._deployment, workload.exec_id, workload.attempt)
         try:
-            request = _ordered(runtask.compose(workload.params, command, token, name))
+            begun = runtask.NOTHING if workload.desired is Desired.STOP else command
+            request = _ordered(runtask.compose(workload.params, begun, token, name))
         except runtask.RequestRefusedError as error:
             return Invalid(str(error))
         # The local clock is read first: a pause before the other is read makes the deadline earlier, never later.

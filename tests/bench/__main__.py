@@ -68,7 +68,7 @@ class Bench:
             return
         with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as home:
             self.say("preparing a PostgreSQL with Airflow's tables")
-            with databases(Path(home), self.sizes.whole or 1) as made:
+            with databases(Path(home), self.sizes.mapped) as made:
                 self._postgres = made.version
                 quiet = [job for job in waiting if job[0].alone and self.sizes is FULL]
                 for scenario, system in quiet:

@@ -186,6 +186,11 @@ def _whole(number: int) -> Budget:
     )
 
 
+def _mapped(look: Look, sizes: Sizes) -> str:
+    seconds, rate = (look.figure("mapped", OURS, name) for name in ("seconds", "per_second"))
+    return "" if seconds is None else f"{seconds:.0f} s, {rate} launches/s on this machine's cores"
+
+
 BUDGETS: Final = (
     _filled(mark),
     _filled(first),
@@ -293,6 +298,13 @@ BUDGETS: Final = (
     Budget("the same with events", _nobody, _of_ours("live_events", "daemon_cpu"), _percent, most=0.05),
     Budget("its resident memory", _nobody, _of_ours("live", "daemon_mb"), lambda value: f"{value:.0f} MB", most=200),
     Budget("calls that ECS refused, undisturbed", _nobody, lambda look, _: look.refusals(*QUIET), _count, most=0),
+    Budget(
+        "{mapped} real task runs of a mapped task: not successful, or not launched exactly once",
+        _mapped,
+        _of_ours("mapped", "not_once"),
+        _count,
+        most=0,
+    ),
     _wrong("failed because the quota was full", "quota", "failed"),
     _wrong("failed because the quota was full, tasks of two hours", "quota_long", "failed"),
     _wrong("failed because the daemon was down for 45 minutes", "down", "failed", official=False),

@@ -117,8 +117,11 @@ class Containers(threading.Thread):
         for effect in started:
             arn, ti_id = effect.task_arn, ids[effect.task_arn]
             self._alive[arn] = (effect.container, ti_id)
+            if not ti_id:
+                self._leave([arn], DONE)  # its command asks nobody for anything
+                continue
             # One of two containers of the same task instance is let in, and no more.
-            if ti_id and ti_id not in may_run:
+            if ti_id not in may_run:
                 self.refused += 1
                 self._leave([arn], REFUSED)
                 continue

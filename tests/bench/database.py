@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import NullPool, create_engine, text
@@ -16,7 +17,6 @@ from tests.postgres import postgres_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SECRET: Final = "a-secret-of-sixty-four-characters-or-more-that-nobody-else-knows-00"
 OPTIONS: Final = "-c max_connections=300 -c fsync=on"
@@ -24,7 +24,10 @@ OPTIONS: Final = "-c max_connections=300 -c fsync=on"
 BENCH: Final = "bench"
 """A DAG whose task instances the benchmark makes itself."""
 MAPPED: Final = "mapped"
-"""A DAG that the whole scheduler works on: one task, mapped so many times."""
+"""The DAG that the whole scheduler works on, and its run: one task, mapped so many times. See `dags`."""
+NUMBER: Final = "BENCH_MAPPED"
+"""What tells that DAG how many times."""
+DAGS: Final = Path(__file__).parent / "dags"
 TEMPLATE: Final = "template_airflow"
 
 
@@ -37,6 +40,7 @@ def airflow_environment(url: str, home: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": url.replace("postgresql:", "postgresql+psycopg:"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "5000",
@@ -58,11 +62,12 @@ class Databases:
         self._admin = create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
         self._run(f"CREATE DATABASE {TEMPLATE}")
         subprocess.run(
-            [sys.executable, "-m", "tests.bench.template", str(mapped)],
-            env=airflow_environment(self._url(TEMPLATE), home),
+            [sys.executable, "-m", "tests.bench.template"],
+            env={**airflow_environment(self._url(TEMPLATE), home), NUMBER: str(mapped)},
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        self.mapped = mapped
         self.version = str(self._run("SHOW server_version"))
 
     def make(self) -> Database:
@@ -93,6 +98,8 @@ class Database:
         self.url, self._drop = url, drop
         self._engine = create_engine(url)
         self._made = 0
+        self.run_id = "run"
+        """Whose task instances are looked at."""
 
     def close(self) -> None:
         self._engine.dispose()
@@ -139,12 +146,16 @@ class Database:
         """Those of the run: index, state and id."""
         return self.all(
             "SELECT map_index AS index, state, CAST(id AS text) AS id FROM task_instance "
-            "WHERE run_id = 'run' AND map_index >= 0"
+            "WHERE run_id = :run_id AND map_index >= 0",
+            run_id=self.run_id,
         )
 
     def states(self) -> dict[str, int]:
         """How many task instances are in which state."""
-        found = self.all("SELECT state, count(*) AS n FROM task_instance WHERE run_id = 'run' GROUP BY state")
+        found = self.all(
+            "SELECT state, count(*) AS n FROM task_instance WHERE run_id = :run_id AND map_index >= 0 GROUP BY state",
+            run_id=self.run_id,
+        )
         return {row["state"] or "none": row["n"] for row in found}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.localecs import AwsError, LocalEcs, ResponseLost, Settings, Spread
 from tests.bench.containers import Containers, task_instance_of
+from tests.bench.forks import Forks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,21 @@ LAUNCH: Final = {"cluster-resource-modify": 1.0, "fargate-run-task": 1.0, "farga
 class FarEnd(LocalEcs):
     """Notes every call, plays the containers, and does to its clients what a scenario wants. Times are monotonic."""
 
-    def __init__(self, *, database: str | None, latency: bool, events: bool, **settings: Any) -> None:
-        self._containers = Containers(database, self.container_exited)
+    def __init__(
+        self,
+        *,
+        database: str | None,
+        latency: bool,
+        events: bool,
+        forks: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`forks`: the containers are real, with this environment, and their logs go into this folder."""
+        self._containers: Any
+        if forks:
+            self._containers = Forks(forks["environment"], forks["folder"], self.container_exited)
+        else:
+            self._containers = Containers(database, self.container_exited)
         self._held_back = threading.local()
         self.calls: list[tuple[float, str, str, int, float]] = []
         """When it arrived, operation, result, whose (map index, -1 for nobody's), and our own seconds in it."""
@@ -94,7 +108,7 @@ class FarEnd(LocalEcs):
 
     def do_end(self, number: int, over: float) -> int:
         """Let the oldest containers end."""
-        return self._containers.end(number, over)
+        return int(self._containers.end(number, over))
 
     def do_hurry(self, wanted: bool) -> None:
         """Neither limits nor latency, to prepare what is measured later; or all of them again."""

@@ -69,7 +69,9 @@ class Facts:
         code."""
         ran = {arn for _, _, arn in self.admitted}
         by_index: dict[int, list[dict[str, Any]]] = {}
-        for task in sorted(self.tasks, key=lambda task: float(task["made"])):
+        # What carries no task instance has no code to run: a launch that was only asked for.
+        carrying = [task for task in self.tasks if task["ti"]]
+        for task in sorted(carrying, key=lambda task: float(task["made"])):
             by_index.setdefault(task["index"], []).append(task)
         return sum(
             any(before["arn"] in ran or before["live"] or before["stopped"] > task["made"] for before in tasks[:number])

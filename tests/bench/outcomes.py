@@ -138,11 +138,16 @@ def quota_long(run: Run) -> dict[str, Any]:
 
 
 def down(run: Run) -> dict[str, Any]:
-    """Our daemon is away for three quarters of an hour, at twice the scale, with tasks waiting and others ending."""
+    """Our daemon is away for three quarters of an hour, at twice the scale, with launches under way, tasks waiting and
+    others ending.
+
+    Every time for which there is a setting is scaled. The twenty minutes for which a launch is sent again are none, so
+    here they are not over when the daemon comes back, as if it had been away for less: that is the harder case.
+    """
     sizes = run.sizes
     scale = 2 * sizes.scale
     n = sizes.quota
-    with run.stand(slots=n, **_scaled(scale)) as stand:
+    with run.stand(slots=n, **_scaled(scale), ECS_RECONCILER__START_TIMEOUT=str(600 / scale)) as stand:
         stand.ecs.do("last", seconds=900 / scale)
         stand.database.schedule(n)
         stand.until("a few launches", lambda: stand.counts()["made"] >= n // 4, PATIENCE)

@@ -53,7 +53,8 @@ def plan(sizes: Sizes) -> list[Scenario]:
             Scenario("live_events", timing.live, (OURS,), events=True),
             Scenario("slots_events", timing.slots, (OURS,), events=True),
         ]
-    if sizes.whole:
+    scenarios.append(Scenario("mapped", table.mapped, (OURS,)))
+    if sizes.whole_cut:
         scenarios += [
             Scenario(f"whole_{number}", partial(table.whole, max_tis_per_query=number))
             for number in (table.AIRFLOW_DEFAULT, timing.WHOLE_RATE)

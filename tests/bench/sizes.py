@@ -61,9 +61,10 @@ class Sizes:
     """Finished rows in the table: few and many."""
     passes: float
     """For how long passes are watched with each of them."""
-    whole: int
-    """Task instances of the run that a whole scheduler works on. 0: not at all."""
+    mapped: int
+    """Task instances of the run that a whole scheduler works on."""
     whole_cut: float
+    """After which a whole scheduler with played containers is cut off. 0: not at all."""
 
 
 FULL: Final = Sizes(
@@ -101,7 +102,7 @@ FULL: Final = Sizes(
     beats=15,
     finished=(1_000, 100_000),
     passes=10,
-    whole=1000,
+    mapped=1000,
     whole_cut=25,
 )
 QUICK: Final = Sizes(
@@ -139,7 +140,7 @@ QUICK: Final = Sizes(
     beats=4,
     finished=(1_000, 10_000),
     passes=4,
-    whole=0,
+    mapped=30,
     whole_cut=0,
 )
 SUITE: Final = Sizes(
@@ -177,7 +178,7 @@ SUITE: Final = Sizes(
     beats=1,
     finished=(100, 1_000),
     passes=1,
-    whole=0,
+    mapped=3,
     whole_cut=0,
 )
 SIZES: Final = {sizes.name: sizes for sizes in (FULL, QUICK, SUITE)}

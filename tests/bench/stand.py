@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from reconciler.demo.stack import free_ports
 from reconciler.options import ReconcilerOptions
-from tests.bench.database import airflow_environment
+from tests.bench.database import BENCH, NUMBER, airflow_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,14 +123,17 @@ class Stand:
         daemon: bool = True,
         real: bool = False,
         events: bool = False,
+        forks: bool = False,
         **airflow: str,
     ) -> None:
         """`slots`: how many tasks the executor is told that it may run. `airflow`: further settings, as the names of
-        their variables without the prefix. `real`: with all that a scheduler does."""
+        their variables without the prefix. `real`: with all that a scheduler does. `forks`: containers are real, and
+        so is the API server that they call."""
         self.system, self._folder = system, folder
         self._databases, self._far_end_settings = databases, far_end or {}
         self._daemon_wanted = daemon and system == OURS
         self._real, self._events = real, events
+        self._api_port = free_ports(1)[0] if forks else None
         self._options = {
             "CORE__EXECUTOR": EXECUTORS[system],
             # Ours counts what waits for a slot as well, or there would be no backlog for a slot that becomes free.
@@ -146,6 +151,8 @@ class Stand:
             "ECS_RECONCILER__LOG_FORMAT": "json",
             **airflow,
         }
+        if self._api_port:
+            self._options["CORE__EXECUTION_API_SERVER_URL"] = f"http://127.0.0.1:{self._api_port}/execution/"
         self.scheduler: Process
         self.daemon: Process | None = None
 
@@ -153,15 +160,27 @@ class Stand:
         with ExitStack() as undo:
             self.database = self._databases.make()
             undo.callback(self.database.close)
+            if self._real:
+                # Or the scheduler would have a look at this run as well, and launch its only task.
+                self.database.all("UPDATE dag SET is_paused = true WHERE dag_id = :dag", dag=BENCH)
             far_end = {"latency": True, "events": self._events, **self._far_end_settings}
+            if self._api_port:
+                far_end["forks"] = {"environment": self._image(), "folder": str(self._folder / "containers")}
             self.ecs = FarEnd(self._folder, database=self.database.url, **far_end)
             undo.callback(self.ecs.close)
             self.environment = self._environment()
+            if self._api_port:
+                command = ["airflow", "api-server", "--apps", "execution", "--host", "127.0.0.1"]
+                command += ["--port", str(self._api_port)]
+                api_server = Process("api-server", self._folder, self.environment, *command)
+                undo.callback(api_server.kill)
             self.scheduler = self.start_scheduler()
             undo.callback(self._kill)
             if self._daemon_wanted:
                 self.daemon = self.start_daemon()
                 self.until("a leader", self._led, PATIENCE)
+            if self._api_port:
+                self.until("the API server", self._api_answers, PATIENCE)
             self.until("the scheduler", lambda: len(self.notes("beat")) > 1, PATIENCE)
             self._undo = undo.pop_all()
         return self
@@ -189,6 +208,16 @@ class Stand:
             environment["AIRFLOW__ECS_RECONCILER__EVENTS_QUEUE_URL"] = self.ecs.queue_url
             environment["AWS_ENDPOINT_URL_SQS"] = self.ecs.endpoint
         return environment
+
+    def _image(self) -> dict[str, str]:
+        """What a container has: DAGs, and no way to the database."""
+        nowhere = airflow_environment("sqlite:////nowhere/no-database-in-a-task.db", self._folder)
+        del nowhere["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"]
+        return nowhere | {
+            NUMBER: str(self._databases.mapped),
+            # So many tasks at once keep two cores busy, and then an answer takes its time.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        }
 
     # -- doing -------------------------------------------------------------------------------------------------------
 
@@ -271,6 +300,10 @@ class Stand:
         if self.daemon is None:
             raise RuntimeError("this system has no daemon")
         return self.daemon
+
+    def _api_answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._api_port)) == 0
 
     def _led(self) -> bool:
         if not self.its_daemon.alive:

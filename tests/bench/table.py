@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 AIRFLOW_DEFAULT: Final = 16
 """[scheduler] max_tis_per_query."""
+AT_ONCE: Final = 32
+"""Real containers at once: more would only share the same cores."""
+EACH: Final = 1.5
+"""Seconds that each of them may cost, on two cores that others may use as well."""
 STEP: Final = 5
 """So many workloads end, begin and are queued every half second while heartbeats are watched."""
 _RUN: Final = (
@@ -172,11 +176,10 @@ def finish_rows(database: Database, number: int) -> None:
 def whole(run: Run, max_tis_per_query: int) -> dict[str, Any]:
     """A scheduler with all that it does: one run of a DAG with a task that is mapped many times."""
     sizes = run.sizes
-    slots = 2 * sizes.whole
+    slots = 2 * sizes.mapped
     with run.stand(slots=slots, max_tis_per_query=max_tis_per_query, real=True) as stand:
-        began = time.monotonic()
-        stand.database.all("UPDATE dag SET is_paused = false WHERE dag_id = :dag", dag=MAPPED)
-        done = stand.reached("all to be launched", lambda: stand.counts()["made"] >= sizes.whole, sizes.whole_cut)
+        began = _begin_mapped(stand)
+        done = stand.reached("all to be launched", lambda: stand.counts()["made"] >= sizes.mapped, sizes.whole_cut)
         facts = examine(stand)
         loops = stand.notes("loop")
     return result(
@@ -185,4 +188,50 @@ def whole(run: Run, max_tis_per_query: int) -> dict[str, Any]:
         heartbeats=facts.heartbeats(began),
         loops=spread(note["seconds"] for note in loops if note["t"] >= began),
         launched=len(facts.made()),
+    )
+
+
+def mapped(run: Run) -> dict[str, Any]:
+    """The same with nothing played but ECS: Airflow's API server answers, and each container runs its command."""
+    n = run.sizes.mapped
+    with run.stand(slots=AT_ONCE, max_tis_per_query=AT_ONCE, real=True, forks=True) as stand:
+        began = _begin_mapped(stand)
+        done = stand.reached("the end", lambda: _ended(stand) >= n, PATIENCE + n * EACH)
+        over = time.monotonic()
+        # The rows of the last ones are closed a moment later.
+        stand.reached("no row to be open", lambda: not _open(stand), PATIENCE)
+        facts = examine(stand)
+    made = facts.made()
+    succeeded = sum(ti["state"] == "success" for ti in facts.instances)
+    return result(
+        facts,
+        cut=not done,
+        launched=len(made),
+        succeeded=succeeded,
+        not_once=(n - succeeded) + abs(len(made) - n),
+        seconds=round(over - began, 1),
+        per_second=round(len(made) / (made[-1] - made[0]), 2) if len(made) > 1 else None,
+        heartbeats=facts.heartbeats(began, over),
+    )
+
+
+def _begin_mapped(stand: Stand) -> float:
+    """Let the scheduler have the run of the mapped DAG. When that was."""
+    stand.database.run_id = MAPPED
+    stand.database.all("UPDATE dag SET is_paused = false WHERE dag_id = :dag", dag=MAPPED)
+    return time.monotonic()
+
+
+def _ended(stand: Stand) -> int:
+    states = stand.database.states()
+    return states.get("success", 0) + states.get("failed", 0)
+
+
+def _open(stand: Stand) -> int:
+    """Workloads that are not over, or of whose end the scheduler has not heard."""
+    return int(
+        stand.database.one(
+            "SELECT count(*) FROM ecs_workload "
+            "WHERE phase NOT IN ('EXITED', 'FAILED_START', 'CANCELLED', 'LOST') OR acked_version < version"
+        )
     )

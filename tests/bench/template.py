@@ -6,7 +6,6 @@ Airflow's settings in its environment."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,16 +22,16 @@ from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import text
 
+from tests.bench.dags.mapped import many
 from tests.bench.database import BENCH, MAPPED
 
 
-def main(mapped: int) -> None:
+def main() -> None:
     initdb()
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     with DAG(BENCH, schedule=None, start_date=begin) as bench:
         BashOperator(task_id="work", bash_command="true")
-    with DAG(MAPPED, schedule=None, start_date=begin, is_paused_upon_creation=True) as many:
-        BashOperator.partial(task_id="work").expand(bash_command=[f"echo {number}" for number in range(mapped)])
+    many.relative_fileloc = f"{MAPPED}.py"
     with create_session() as session:
         session.merge(DagBundleModel(name="dags-folder"))
         session.flush()
@@ -43,7 +42,7 @@ def main(mapped: int) -> None:
     for dag_id, run_id, state in (
         (BENCH, "template", DagRunState.SUCCESS),
         (BENCH, "run", DagRunState.RUNNING),
-        (MAPPED, "mapped", DagRunState.QUEUED),
+        (MAPPED, MAPPED, DagRunState.QUEUED),
     ):
         with create_session() as session:
             stored: Any = SerializedDagModel.get_dag(dag_id, session=session)
@@ -64,4 +63,4 @@ def main(mapped: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reconciler.localecs import SignalContainer, StartContainer
+from tests.bench.forks import Forks
 from tests.bench.judge import Facts, limit, spread
 from tests.bench.report import WRONG, about, write_report
 from tests.bench.sizes import SUITE
@@ -26,17 +30,20 @@ def test_the_benchmark_runs_both_executors_and_writes_its_report(tmp_path: Path)
     command = [sys.executable, "-m", "tests.bench", "--size", "suite", "--folder", str(tmp_path)]
 
     ran = subprocess.run(
-        [*command, "--only", "fill", "eventual"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--only", "fill", "eventual", "mapped"], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*-*.json")}
-    assert set(found) == {f"{name}-{system}" for name in ("fill", "eventual") for system in (OURS, PEER)}
-    for name in ("fill-ours", "eventual-ours"):
+    both = {f"{name}-{system}" for name in ("fill", "eventual") for system in (OURS, PEER)}
+    assert set(found) == {*both, "mapped-ours"}
+    for name in ("fill-ours", "eventual-ours", "mapped-ours"):
         assert found[name]["wrong"] == dict.fromkeys(WRONG, 0)
         assert found[name]["refusals"] == 0
         assert not found[name]["cut"]
     assert found["fill-ours"]["figures"]["launched"] == SUITE.first
+    real = found["mapped-ours"]["figures"]
+    assert (real["launched"], real["succeeded"], real["not_once"]) == (SUITE.mapped, SUITE.mapped, 0)
     # The judge is not blind: the official executor takes MISSING for the end of a task.
     assert found["eventual-peer"]["wrong"]["launched_twice"] > 0
     page = (tmp_path / "benchmark.md").read_text()
@@ -90,6 +97,41 @@ def test_a_second_task_is_one_too_many_if_the_first_lives_or_has_run() -> None:
         assert replace(QUIET, tasks=tasks, known=known).wrong()["launched_twice"] == 1
     never_ran = replace(QUIET, tasks=[task(0, "a", 10.0, stopped=10.5), task(0, "c", 12.0)], admitted=[])
     assert never_ran.wrong()["launched_twice"] == 0
+
+
+def test_a_launch_that_was_only_asked_for_is_no_second_one() -> None:
+    empty = {**task(-1, "c", 12.0), "ti": None}
+    twice = replace(
+        QUIET, tasks=[*QUIET.tasks, empty, {**empty, "arn": "d"}], known={**QUIET.known, "arns": ["a", "b", "c", "d"]}
+    )
+    assert twice.wrong()["launched_twice"] == 0
+
+
+def test_a_child_runs_what_its_container_should(tmp_path: Path) -> None:
+    ended: dict[str, int] = {}
+    done = threading.Event()
+
+    def exited(arn: str, container: str, code: int) -> None:
+        assert container == "airflow"
+        ended[arn] = code
+        if len(ended) == 4:
+            done.set()
+
+    forks = Forks(os.environ, str(tmp_path), exited)
+    forks.start()
+    code = "import os, sys; print(sys.argv, os.environ['WHO']); sys.exit(int(os.environ['CODE']))"
+    for arn, how in (("x/zero", 0), ("x/three", 3)):
+        environment = {"WHO": arn, "CODE": str(how)}
+        forks.execute(StartContainer(arn, "airflow", ("python", "-c", code, "more"), environment))
+    forks.execute(StartContainer("x/module", "airflow", ("python", "-m", "json.tool", "--no-such-option"), {}))
+    forks.execute(StartContainer("x/killed", "airflow", ("python", "-c", "import time; time.sleep(600)"), {}))
+    forks.execute(SignalContainer("x/killed", "airflow", "SIGKILL"))
+
+    assert done.wait(60)
+    forks.close()
+    assert ended == {"x/zero": 0, "x/three": 3, "x/module": 2, "x/killed": 137}
+    assert (tmp_path / "three.log").read_text() == "['-c', 'more'] x/three\n"
+    assert (forks.refused, forks.admitted) == (3, [])
 
 
 def test_a_task_that_nobody_knows_is_an_orphan() -> None:

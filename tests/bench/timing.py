@@ -72,26 +72,28 @@ def fill(run: Run) -> dict[str, Any]:
 
 
 def live(run: Run) -> dict[str, Any]:
-    """Many tasks run. Nothing happens; then a few begin, one at a time; then a few end; then many begin at once, 16 in
-    each loop of the scheduler, while others end."""
+    """Many tasks run, the last of them begun one at a time. Nothing happens; then a few end; then many begin at once,
+    16 in each loop of the scheduler, while others end."""
     sizes, figures = run.sizes, dict[str, Any]()
     ours = run.system == OURS
     with run.stand(slots=2 * (sizes.live + sizes.second)) as stand:
         stand.ecs.do("hurry", wanted=True)
-        stand.database.schedule(sizes.live)
-        stand.until("what is live", lambda: stand.counts()["running"] >= sizes.live, PATIENCE)
+        most = sizes.live - sizes.trickle
+        stand.database.schedule(most)
+        stand.until("most of what is live", lambda: stand.counts()["running"] >= most, PATIENCE)
         stand.ecs.do("hurry", wanted=False)
-        quiet = time.monotonic()
-        if ours:
-            # A daemon that hears of events looks rarely once they have proven themselves for half a minute.
-            time.sleep(35 if run.events and sizes.idle >= QUIET else 3)
-            figures |= _watch(stand, sizes.idle)
         trickled = time.monotonic()
         for _ in range(sizes.trickle):
             stand.database.schedule(1)
             time.sleep(0.25)
-        trickled_all = sizes.live + sizes.trickle
-        stand.until("those that trickle", lambda: stand.counts()["running"] >= trickled_all, PATIENCE)
+        stand.until("what is live", lambda: stand.counts()["running"] >= sizes.live, PATIENCE)
+        # A daemon that hears of events looks rarely once they have proven themselves for half a minute.
+        time.sleep(35 if run.events and sizes.idle >= QUIET else 3)
+        quiet = time.monotonic()
+        if ours:
+            figures |= _watch(stand, sizes.idle)
+        else:
+            time.sleep(sizes.idle)
         ended = time.monotonic()
         stand.ecs.do("end", number=sizes.ends, over=sizes.ends / 2)
         time.sleep(sizes.ends / 2 + 4)
@@ -100,7 +102,7 @@ def live(run: Run) -> dict[str, Any]:
         stand.database.schedule(sizes.second)
         seconds = min(limit(sizes.second), sizes.fill_cut / 3)
         stand.ecs.do("end", number=min(sizes.live - sizes.ends, int(4 * seconds)), over=seconds)
-        wanted = trickled_all + sizes.second
+        wanted = sizes.live + sizes.second
         cut = 1.5 * limit(sizes.second) + 10 if ours else sizes.fill_cut / 3
         done = stand.reached("the second wave", lambda: stand.counts()["made"] >= wanted, cut)
         over = time.monotonic()
@@ -109,8 +111,8 @@ def live(run: Run) -> dict[str, Any]:
     return result(
         facts,
         cut=not done,
-        describes_per_second=facts.rate("DescribeTasks", ended, busy),
-        sending=facts.sending(trickled, ended),
+        describes_per_second=facts.rate("DescribeTasks", quiet, ended),
+        sending=facts.sending(trickled, quiet),
         detection_idle=facts.detection(ended, busy - 3),
         detection_busy=facts.detection(busy, over),
         not_detected=facts.not_detected(ended),

@@ -14,6 +14,7 @@ from botocore.validate import ParamValidator
 
 from reconciler.core import identity, runtask
 from reconciler.core.answer import Accepted, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
+from reconciler.core.phase import Desired
 from reconciler.ecs import client as client_module
 from reconciler.localecs import AwsError, Rate, ResponseLost, Settings
 from tests.ecs.world import COMMAND, PROFILE, T0, SteppedClock, VirtualClock, eventually, launching
@@ -164,6 +165,22 @@ def test_overrides_that_are_too_long_are_invalid_and_never_sent(world: World) ->
 def test_the_same_launch_with_another_command_finds_the_first_task(world: World) -> None:
     arn = world.run().task.arn
     assert world.gateway.run(launching(), ["something", "else"]) == Existing((arn,))
+    assert world.made() == 1
+
+
+def test_a_launch_that_is_not_wanted_any_more_is_found_by_its_token(world: World) -> None:
+    arn = world.run().task.arn
+    assert world.run(replace(launching(), desired=Desired.STOP)) == Existing((arn,))
+    assert world.made() == 1
+
+
+def test_a_launch_that_is_not_wanted_any_more_begins_nothing(world: World) -> None:
+    """Airflow may have queued its task instance again, and would admit this container in place of the right one."""
+    answer = world.run(replace(launching(), desired=Desired.STOP))
+    assert isinstance(answer, Accepted)
+    shown = world.client.describe_tasks(cluster="default", tasks=[answer.task.arn])["tasks"][0]
+    assert shown["overrides"]["containerOverrides"][0]["command"] == list(runtask.NOTHING)
+    assert world.run() == Existing((answer.task.arn,)), "and what is still on its way begins nothing either"
     assert world.made() == 1
 
 

@@ -23,7 +23,8 @@ class EcsRules(Known):
         if event["result"] != "created":
             return
         ti = self.ti_of.get(exec_id)
-        task = EcsTask(event["arn"], exec_id, attempt, ti)
+        known = self.submitted.get((event["who"], exec_id, attempt), -1)
+        task = EcsTask(event["arn"], exec_id, attempt, ti, withdrawn=known >= self.stop_version.get(exec_id, known + 1))
         self.tasks[task.arn] = task
         twins = self.launches.setdefault((exec_id, attempt), [])
         twins.append(task)
@@ -44,6 +45,9 @@ class EcsRules(Known):
             if other is not task and other.ti == ti and not other.ended and other.id not in self.excused and not lost:
                 text = f"{task.arn} of {exec_id} and {other.arn} of {other.id} live for {ti}"
                 self.broken("I2 one live container per task instance", text, exec_id, other.id, task.arn, other.arn)
+
+    def on_submit(self, event: dict[str, Any]) -> None:
+        self.submitted[event["who"], event["id"], event["attempt"]] = event["version"]
 
     def on_foreign(self, event: dict[str, Any]) -> None:
         self.foreign.add(event["arn"])
@@ -118,6 +122,9 @@ class EcsRules(Known):
         task.admitted = task.works = True
         task.admitted_at = self.t
         task.ti = event["ti"]
+        if task.withdrawn and not self.restored:
+            text = f"{task.arn} was called for when {task.id} was not wanted any more"
+            self.broken("I22 what is withdrawn does not begin", text, task.id, task.arn)
         others = [o.arn for o in self.tasks.values() if o is not task and o.works and o.ti == event["ti"]]
         if others and not self.restored:
             self.broken("I3 user code never overlaps itself", f"{task.arn} and {others} run {event['ti']}", task.id)
@@ -136,4 +143,5 @@ class EcsRules(Known):
             # Where nothing was ever admitted, it may be how all is set up that keeps containers from Airflow's API.
             if event["why"] == "broken" or (event["why"] == "no api" and not self.remembered):
                 self.own_faults[task.id] = self.own_faults.get(task.id, 0) + 1
-            self.callbacks.setdefault(task.id.partition("-")[0], []).append(event["code"])
+            if event["why"] != "nothing":
+                self.callbacks.setdefault(task.id.partition("-")[0], []).append(event["code"])

@@ -42,6 +42,7 @@ class TableRules(Known):
             self._phase(old, new)
         if new["desired"] != old["desired"]:
             self.desired_at[exec_id] = self.t
+            self.stop_version[exec_id] = new["version"]
         if new["acked_version"] != old["acked_version"]:
             self._acked(new)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reconciler.core.runtask import EXEC_ID_VARIABLE, NOTHING
+
 if TYPE_CHECKING:
     from reconciler.localecs import StartContainer
     from tests.sim.aws import Aws
@@ -34,6 +36,9 @@ class Runner:
             self.valid = (float(begin), float(end))
             self.sim.note("container", arn=self.arn, id=self.exec_id, attempt=self.attempt, ti=self.ti_id)
             self._after(1 + 10 * chance.random(), self._begin_callback if kind == "callback" else self._begin)
+        elif tuple(effect.command) == NOTHING:
+            self.exec_id = effect.environment[EXEC_ID_VARIABLE]
+            self._after(1 + 10 * chance.random(), lambda: self._exit(0, "nothing"))
         elif effect.command[:1] == ("foreign",):
             self._after(600 + 9000 * chance.random(), lambda: self._exit(0, "done"))
         elif chance.random() < 0.3:  # a sidecar that ends when it likes

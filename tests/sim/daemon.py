@@ -157,6 +157,8 @@ class Calls:
 
     def submit(self, workload: Workload) -> None:
         self._under_way.add((workload.exec_id, workload.attempt))
+        known = {"id": workload.exec_id, "attempt": workload.attempt, "version": workload.version}
+        self._process.sim.note("submit", who=self._process.name, **known)
 
         def call() -> None:
             try:

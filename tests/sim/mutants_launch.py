@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import bindparam, or_, select, update
 from reconciler.controllers.launch import Launch
 from reconciler.core import decide, identity
 from reconciler.core.answer import Blocked
-from reconciler.core.phase import Phase
+from reconciler.core.phase import Desired, Phase
 from reconciler.ecs import gateway as gateway_module
 from reconciler.store import schema, shim, statements
 from reconciler.store.daemon import SqlStore
@@ -141,6 +142,16 @@ def _request_sent_however_old(stack: ExitStack) -> None:
         "_before_send",
         lambda *_, **__: setattr(gateway_module._SENDING.get(), "sent", True),
     )
+
+
+@mutant
+def _withdrawn_launch_is_sent_as_it_was(stack: ExitStack) -> None:
+    real = gateway_module.Gateway.run
+
+    def run(self: Any, workload: Any, command: Any) -> Any:
+        return real(self, replace(workload, desired=Desired.RUN), command)
+
+    set_in(stack, gateway_module.Gateway, "run", run)
 
 
 @mutant

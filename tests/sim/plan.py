@@ -149,6 +149,7 @@ def plan(seed: int) -> Plan:
         troubles += KINDS[kind](rng, chaos, tasks)
     spot, no_spot = _spot(random.Random(f"spot/{seed}"), chaos)
     troubles += no_spot
+    troubles += _away_for_a_while(random.Random(f"away/{seed}"), chaos)
     return Plan(
         seed=seed,
         kinds=tuple(kinds),
@@ -186,6 +187,16 @@ def _spot(rng: random.Random, chaos: float) -> tuple[int, list[Trouble]]:
             Trouble(start, "Spot takes a start", {"which": round(rng.random(), 3)}, when="RunTask: answered")
         )
     return rng.choice([1, 2, 3]), troubles
+
+
+def _away_for_a_while(rng: random.Random, chaos: float) -> list[Trouble]:
+    """In one universe in eight the daemon is gone in the middle of its launches, for about as long as Airflow lets a
+    task wait in QUEUED: it comes back to launches that are not wanted any more and whose tokens still live."""
+    if rng.random() >= 0.125:
+        return []
+    at, seconds = round(rng.random() * chaos * 0.6, 1), round(rng.uniform(600.0, 1100.0), 1)
+    where = rng.choice(["RunTask: signing", "RunTask: on the wire", "RunTask: answered"])
+    return [Trouble(at, "no daemon runs", {"seconds": seconds}, when=where)]
 
 
 def queued(plain: Plan) -> Plan:

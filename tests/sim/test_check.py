@@ -191,6 +191,14 @@ def unwanted_launch(looks: int) -> list[Event]:
     return [*gone, *(synced(10.0 * n) for n in range(1, looks + 1)), row.write(99.0, **LAUNCHED)]
 
 
+def withdrawn(*, known: bool) -> list[Event]:
+    """Launched again when it was not wanted any more, and admitted."""
+    row = Row()
+    before = [row.write(), row.write(phase="LAUNCHING", attempt=1), row.write(2.0, desired="STOP")]
+    called = at(3, "submit", who="daemon", id="t1-1", attempt=1, version=3 if known else 2)
+    return [*before, called, row.created(4.0), admission(5.0, ext="t1-2")]
+
+
 def waits(seconds: float) -> list[Event]:
     return [at(0, "heal"), ti("queued", 1.0), ti("scheduled", 1.0 + seconds)]
 
@@ -261,6 +269,7 @@ CASES: dict[str, tuple[list[Event], list[Event]]] = {
     "I20 calls stay below the rate": ([stop(arn="x")] * 141, [stop(arn="x")] * 140),
     "I21 no secret is stored or told": ([emit("failed", info="eyJhbGciOi")], [emit("failed", info="exit code 1")]),
     "I22 what is not wanted is not launched": (unwanted_launch(4), unwanted_launch(3)),
+    "I22 what is withdrawn does not begin": (withdrawn(known=True), withdrawn(known=False)),
     "I22 what is not wanted is stopped": (alive_at_the_end(desired="STOP"), alive_at_the_end(phase="RUNNING")),
     "I23 LOST only if ECS knows nothing": (
         [*(r := Row()).launched(), r.write(phase="LOST")],

@@ -47,6 +47,8 @@ class EcsTask:
     works: bool = False
     admitted: bool = False
     admitted_at: float = 0.0
+    withdrawn: bool = False
+    """Whoever called for it knew that it was not wanted any more."""
 
 
 @dataclass
@@ -90,6 +92,10 @@ class Known:
     callbacks: dict[str, list[int]] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
     desired_at: dict[str, float] = field(default_factory=dict)
+    stop_version: dict[str, int] = field(default_factory=dict)
+    """From which version on each row has said that its workload is not wanted any more."""
+    submitted: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """By caller, workload and attempt: the version of the row for which RunTask was last called."""
     stopping_at: dict[str, float] = field(default_factory=dict)
     ended_at: dict[str, float] = field(default_factory=dict)
     owned_at: dict[str, float] = field(default_factory=dict)
