@@ -17,7 +17,7 @@ CALM_CALLS: Final = 6
 CALM_RATE: Final = 2.9
 CALM_WITHIN: Final = 2.0
 """Up to so many calls are made at so many per second, and all of them within so many seconds."""
-MANY_WITHIN: Final = 1.6
+MANY_WITHIN: Final = 1.3
 """Seconds in which more of them are made. They exceed that rate anyway, and where so many tasks run there may be many
 to launch: then a scheduler hears of an end later than one that idles."""
 GREATEST_RATE: Final = 12.0

@@ -268,7 +268,7 @@ BUDGETS: Final = (
     ),
     Budget("slots in use under churn, share of the ceiling", _churned, _of_ours("churn", "share"), _share, least=0.97),
     Budget(
-        "a free slot is used again, by polling, p50",
+        "a free slot is used again, by polling, once tasks have ended for 5 s, p50",
         _of_peer("slots", "reuse"),
         _of_ours("slots", "reuse", "p50"),
         _seconds,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import queue
 import threading
 import time
@@ -43,6 +44,9 @@ _DONE: Final = text(
 )
 
 
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
 def task_instance_of(command: Sequence[str]) -> dict[str, Any]:
     """The task instance in a container's command, or nothing for a command of another kind."""
     try:
@@ -52,8 +56,8 @@ def task_instance_of(command: Sequence[str]) -> dict[str, Any]:
 
 
 class Containers(threading.Thread):
-    """`exited` reports a container's end to ECS. `seconds`: how long containers that start from now on will last; None:
-    until they are told to end."""
+    """`exited` reports a container's end to ECS. `seconds`: how long containers that start from now on will last, all
+    of them or (not `evenly`) on average; None: until they are told to end."""
 
     def __init__(self, database: str | None, exited: Callable[[str, str, int], None]) -> None:
         super().__init__(name="containers", daemon=True)
@@ -66,6 +70,7 @@ class Containers(threading.Thread):
         self._due: list[tuple[float, int, str]] = []
         self._beat_at = time.monotonic() + HEARTBEAT
         self.seconds: float | None = None
+        self.evenly = True
         self.admitted: list[tuple[float, str, str]] = []
         """When user code began: at what time, for which task instance, in which ECS task."""
         self.refused = 0
@@ -128,7 +133,9 @@ class Containers(threading.Thread):
             may_run.discard(ti_id)
             self.admitted.append((now, ti_id, arn))
             if self.seconds is not None:
-                self._at(now + self.seconds, arn)
+                # Multiples of the golden ratio fill the range without clusters, and are the same for both systems.
+                part = 1.0 if self.evenly else 0.5 + len(self.admitted) * GOLDEN % 1.0
+                self._at(now + part * self.seconds, arn)
 
     def _finish(self) -> None:
         """Those whose time has come: they tell Airflow first, and end then."""

@@ -102,9 +102,10 @@ class FarEnd(LocalEcs):
         """One of the methods below."""
         return getattr(self, f"do_{what}")(**details)
 
-    def do_last(self, seconds: float | None) -> None:
-        """Containers that start from now on last so long, or without end."""
-        self._containers.seconds = seconds
+    def do_last(self, seconds: float | None, *, evenly: bool = True) -> None:
+        """Containers that start from now on last so long, or without end. Unevenly: from half to one and a half times
+        as long, so that they do not end in the waves in which they began."""
+        self._containers.seconds, self._containers.evenly = seconds, evenly
 
     def do_end(self, number: int, over: float) -> int:
         """Let the oldest containers end."""

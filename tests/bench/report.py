@@ -29,7 +29,8 @@ STORIES: Final = {
     "live_events": "The same, with a queue of events.",
     "churn": "{churn} tasks of {churn_seconds:g} s, {churn_slots} slots: ECS's launch rate, and not the slots, is the "
     "limit.",
-    "slots": "{slots_tasks} tasks of {slots_seconds:g} s in {slots} slots: here the slots are the limit.",
+    "slots": "{slots_tasks} tasks that take {slots_seconds:g} s on average, from half to one and a half times as long, "
+    "in {slots} slots: here the slots are the limit.",
     "slots_events": "The same, with a queue of events.",
     "noisy": "{noisy} tasks, while a neighbour uses half of the account's rate, and for {noisy_greedy:g} s all of it.",
     "heartbeat": "{queued} workloads are queued and {live} run, five of them end every half second; the shim makes no "

@@ -20,6 +20,8 @@ QUIET = 10.0
 """Who watches an idle daemon for less wants no exact figure."""
 CALM = 3.0
 """Seconds for answers that are under way to arrive, before anything is judged."""
+SETTLED = 5.0
+"""Seconds after the first end in which schedulers learn that tasks end, and queue some that wait for the next."""
 WHOLE_RATE = 512
 """[scheduler] max_tis_per_query of a site that runs hundreds of tasks at once; Airflow's default is 16."""
 
@@ -166,7 +168,7 @@ def slots(run: Run) -> dict[str, Any]:
     sizes = run.sizes
     rounds = sizes.slots_tasks / sizes.slots
     with run.stand(slots=sizes.slots) as stand:
-        stand.ecs.do("last", seconds=sizes.slots_seconds)
+        stand.ecs.do("last", seconds=sizes.slots_seconds, evenly=False)
         stand.database.schedule(sizes.slots_tasks)
         cut = 2 * rounds * (sizes.slots_seconds + limit(sizes.slots)) + 10
         done = stand.reached("the end", lambda: stand.counts()["stopped"] >= sizes.slots_tasks, cut)
@@ -174,12 +176,16 @@ def slots(run: Run) -> dict[str, Any]:
         facts = examine(stand)
     made, stops = facts.made(), facts.stops()
     # The first to stop makes room for the first that did not fit, and so on.
-    reused = [later - stop for stop, later in zip(stops, made[sizes.slots :], strict=False)]
+    pairs = list(zip(stops, made[sizes.slots :], strict=False))
+    settled = stops[0] + SETTLED
+    reused = [later - stop for stop, later in pairs if stop >= settled]
+    at_first = [later - stop for stop, later in pairs if stop < settled]
     until = made[-1]
     return result(
         facts,
         cut=not done,
         reuse=spread(reused),
+        reuse_at_first=spread(at_first),
         share=round(facts.mean_live(facts.began() + limit(sizes.slots) + 1, until) / sizes.slots, 4),
         seconds=round(until - facts.began(), 1),
     )
