@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Every", "Upkeep", "open_rows", "unwanted_callback", "unwanted_task"]
 
 TAKE_OVER_EVERY: Final = timedelta(seconds=60)
-NEW, DOUBTED, SHED = 1000, 200, 100
+NEW, DOUBTED, SHED = 200, 200, 100
 """How many workloads one pass gets to know, looks at one by one, and gives back: a scheduler waits meanwhile."""
 
 

@@ -14,7 +14,7 @@ __all__ = ["ROUND_WITH_EVENTS", "Pace", "Staleness", "polling", "with_events"]
 BATCH: Final = 100
 """How many tasks one DescribeTasks shows."""
 CALM_CALLS: Final = 6
-CALM_RATE: Final = 2.9
+CALM_RATE: Final = 2.97
 CALM_WITHIN: Final = 2.0
 """Up to so many calls are made at so many per second, and all of them within so many seconds."""
 MANY_WITHIN: Final = 1.3

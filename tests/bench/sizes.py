@@ -74,7 +74,7 @@ FULL: Final = Sizes(
     live=500,
     trickle=60,
     idle=15,
-    ends=40,
+    ends=100,
     second=1000,
     fill_cut=115,
     churn=1000,
@@ -103,7 +103,7 @@ FULL: Final = Sizes(
     finished=(1_000, 100_000),
     passes=10,
     mapped=1000,
-    whole_cut=25,
+    whole_cut=75,
 )
 QUICK: Final = Sizes(
     name="quick",
