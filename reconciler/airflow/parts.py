@@ -49,6 +49,8 @@ UPKEEP_EVERY: Final = timedelta(seconds=5)
 SECOND_LOOK_EVERY: Final = timedelta(seconds=1)
 AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
+MANY: Final = 100
+"""A heartbeat in which upkeep gets to know so many workloads leaves what can wait to the next."""
 
 
 class Parts:
@@ -72,7 +74,6 @@ class Parts:
         self._audit = Audit(self.begin, auditlog.write, self._owner)
         self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
-        self._put_off = False
         self._demand_due = Every(DEMAND_EVERY)
         self._announce_due = Every(timedelta(seconds=ANNOUNCE_EVERY))
         self._me = _component(executor, options)
@@ -103,25 +104,25 @@ class Parts:
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
-        looks = self._now is not None and self._upkeep_is_due(self._now)
-        if self._now is not None and looks:
+        learned = 0
+        if self._now is not None and self._upkeep_is_due(self._now):
             with self._trouble.contained("upkeep"):
-                self._upkeep.run(self._now)
+                learned = self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):
             self._now = self._delivery.deliver()
-        # In the next heartbeat, if this one has done that much: the scheduler waits.
-        self._put_off = looks and not self._put_off
-        if self._now is not None and not self._put_off and self._audit_due.due(self._now):
-            with self._trouble.contained("writing the audit log"):
-                self._audit.tell()
-        if self._now is not None and not self._put_off and self._announce_due.due(self._now):
-            with self._trouble.contained("announcing settings"), self.begin() as connection:
-                announce(connection, self._owner.deployment, self._me)
         if self._now is not None and self._demand_due.due(self._now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
+        if learned >= MANY:
+            return  # the scheduler waits: the rest is for the next heartbeat
+        if self._now is not None and self._audit_due.due(self._now):
+            with self._trouble.contained("writing the audit log"):
+                self._audit.tell()
+        if self._now is not None and self._announce_due.due(self._now):
+            with self._trouble.contained("announcing settings"), self.begin() as connection:
+                announce(connection, self._owner.deployment, self._me)
 
     def _upkeep_is_due(self, now: datetime) -> bool:
         soon = self._second_look_due.due(now) and self._upkeep.hurry

@@ -72,21 +72,24 @@ _mine: Final = (
     _w.deployment == bindparam("deployment"),
     _w.owner_job_id == bindparam("job_id"),
     _w.team.is_not_distinct_from(bindparam("team")),
-    # A refused one will be launched again, if need be after the daemon's absence of hours.
-    schema.standing(schema.workloads),
 )
-_OPEN: Final = select(
+_ROWS: Final = select(
     *(_w.exec_id, _w.phase, _w.desired, _w.kind, _w.ti_id),
     *(_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number),
 ).where(*_mine)
-_SOME: Final = _OPEN.where(_w.exec_id.in_(bindparam("ids", expanding=True))).order_by(_w.exec_id)
+_OPEN: Final = _ROWS.where(schema.opened(schema.workloads))
+_SOME: Final = _ROWS.where(
+    schema.standing(schema.workloads), _w.exec_id.in_(bindparam("ids", expanding=True))
+).order_by(_w.exec_id)
 _WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
 _IDS: Final = select(Joined(_w.exec_id)).where(*_mine)
+_OPEN_IDS: Final = _IDS.where(schema.opened(schema.workloads))
+_REFUSED_IDS: Final = _IDS.where(schema.refused(schema.workloads))
 
 
-def _open_ids(connection: Connection, owner: Owner) -> set[str]:
+def _ids(connection: Connection, statement: Select[Any], owner: Owner) -> set[str]:
     """As one text: there may be thousands, and a scheduler waits."""
-    found = connection.execute(_IDS, _whose(owner)).scalar_one()
+    found = connection.execute(statement, _whose(owner)).scalar_one()
     return set(found.split(",")) if found else set()
 
 
@@ -153,19 +156,23 @@ class Upkeep:
         should come before its launch; or there was more to do than a pass takes on."""
         self._take_over_due = Every(TAKE_OVER_EVERY)
 
-    def run(self, now: datetime) -> None:
+    def run(self, now: datetime) -> int:
+        """Returns how many workloads it has come to know: who gets to know many has kept the scheduler for a while."""
         if self._take_over_due.due(now):
             self._take_over()
         with self._begin() as connection:
-            if not self._read_open(connection):
+            new, learned = self._read_open(connection)
+            if learned < new:
                 self.hurry = True
-                return
+                return learned
+            # They hold no slot, and will be launched again, if need be after hours of the daemon's absence.
+            refused = _ids(connection, _REFUSED_IDS, self._owner)
         self._airflow.hold(list(self._open.values()))
         tasks = [exec_id for exec_id, w in self._open.items() if w.kind is Kind.TASK]
         callbacks = self._open.keys() - tasks
         # In a later statement than the rows: a workload that was queued since is not among them.
         with self._begin() as connection:
-            doubtful = self._airflow.in_doubt(connection, self._owner, tasks)
+            doubtful = self._airflow.in_doubt(connection, self._owner, [*tasks, *refused])
             # As they are now. What has been withdrawn stays so, and is not looked at any more.
             wanted = _named(connection, _WANTED, self._owner, doubtful | callbacks)
             waiting = self._waiting(connection)
@@ -178,10 +185,12 @@ class Upkeep:
         self._withdraw({exec_id: why for exec_id, why in reasons.items() if why}, wanted)
         self.hurry |= bool(more)
         self._shed(waiting)
+        return learned
 
-    def _read_open(self, connection: Connection) -> bool:
-        """Whether all open workloads are known. Whose they are never changes: only those that are new are read."""
-        ids = _open_ids(connection, self._owner)
+    def _read_open(self, connection: Connection) -> tuple[int, int]:
+        """How many open workloads were not known, and how many of these are now. Whose they are never changes: what is
+        known is not read again."""
+        ids = _ids(connection, _OPEN_IDS, self._owner)
         self._open = {exec_id: w for exec_id, w in self._open.items() if exec_id in ids}
         new = ids - self._open.keys() - self._unread
         # What could not be read comes last, or it would keep out the others.
@@ -189,7 +198,7 @@ class Upkeep:
         learned = _named(connection, _SOME, self._owner, asked)
         self._open |= learned
         self._unread = (self._unread & ids | set(asked)) - learned.keys()
-        return len(new) <= NEW
+        return len(new), min(len(new), NEW)
 
     def _take_over(self) -> None:
         """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import from_json
 
 from reconciler.core.runtask import EXEC_ID_VARIABLE
 from reconciler.core.task import Container, EcsTask
@@ -28,7 +29,7 @@ def read_plainly(*, response_dict: dict[str, Any], customized_response_dict: dic
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = json.loads(response_dict["body"])
+        answer = from_json(response_dict["body"])
     except ValueError:
         return
     if isinstance(answer, dict):
