@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, Select, bindparam, literal_column, select, update
+from sqlalchemy import Integer, Select, bindparam, literal_column, select, tuple_, update
 
 from reconciler.core.task import TaskKey
 from reconciler.store import schema
@@ -64,7 +64,7 @@ _LOOK: Final = _untold()
 _LOCK: Final = _LOOK.with_for_update(of=attempts, skip_locked=True)
 _MARK: Final = (
     update(attempts)
-    .where(_a.exec_id == bindparam("id"), _a.attempt == bindparam("number"))
+    .where(tuple_(_a.exec_id, _a.attempt).in_(bindparam("launches", expanding=True)))
     .values(told=bindparam("now_told", type_=Integer))
 )
 
@@ -80,6 +80,7 @@ def untold(conn: Connection, deployment: str, owner_job_id: int, limit: int, *, 
 
 def mark(conn: Connection, some: Sequence[Untold]) -> None:
     """The audit log has these now, as they were read: their start, and their end if they had one."""
-    told = [{"id": u.exec_id, "number": u.attempt, "now_told": 2 if u.closed_at else 1} for u in some]
-    if told:
-        conn.execute(_MARK, told)
+    for now_told in (1, 2):
+        launches = [(u.exec_id, u.attempt) for u in some if now_told == (2 if u.closed_at else 1)]
+        if launches:
+            conn.execute(_MARK, {"launches": launches, "now_told": now_told})
