@@ -49,8 +49,6 @@ UPKEEP_EVERY: Final = timedelta(seconds=5)
 SECOND_LOOK_EVERY: Final = timedelta(seconds=1)
 AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
-MANY: Final = 100
-"""A heartbeat in which upkeep gets to know so many workloads leaves what can wait to the next."""
 
 
 class Parts:
@@ -74,6 +72,7 @@ class Parts:
         self._audit = Audit(self.begin, auditlog.write, self._owner)
         self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
+        self._put_off = False
         self._demand_due = Every(DEMAND_EVERY)
         self._announce_due = Every(timedelta(seconds=ANNOUNCE_EVERY))
         self._me = _component(executor, options)
@@ -104,10 +103,10 @@ class Parts:
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
-        learned = 0
-        if self._now is not None and self._upkeep_is_due(self._now):
+        looks = self._now is not None and self._upkeep_is_due(self._now)
+        if self._now is not None and looks:
             with self._trouble.contained("upkeep"):
-                learned = self._upkeep.run(self._now)
+                self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):
             self._now = self._delivery.deliver()
         if self._now is not None and self._demand_due.due(self._now):
@@ -115,8 +114,10 @@ class Parts:
                 with self.begin() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
-        if learned >= MANY:
-            return  # the scheduler waits: the rest is for the next heartbeat
+        # The scheduler waits: after upkeep, what can wait is for the next heartbeat, and not for the one after it.
+        self._put_off = looks and not self._put_off
+        if self._put_off:
+            return
         if self._now is not None and self._audit_due.due(self._now):
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()

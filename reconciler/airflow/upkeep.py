@@ -156,15 +156,13 @@ class Upkeep:
         should come before its launch; or there was more to do than a pass takes on."""
         self._take_over_due = Every(TAKE_OVER_EVERY)
 
-    def run(self, now: datetime) -> int:
-        """Returns how many workloads it has come to know: who gets to know many has kept the scheduler for a while."""
+    def run(self, now: datetime) -> None:
         if self._take_over_due.due(now):
             self._take_over()
         with self._begin() as connection:
-            new, learned = self._read_open(connection)
-            if learned < new:
+            if not self._read_open(connection):
                 self.hurry = True
-                return learned
+                return
             # They hold no slot, and will be launched again, if need be after hours of the daemon's absence.
             refused = _ids(connection, _REFUSED_IDS, self._owner)
         self._airflow.hold(list(self._open.values()))
@@ -185,11 +183,9 @@ class Upkeep:
         self._withdraw({exec_id: why for exec_id, why in reasons.items() if why}, wanted)
         self.hurry |= bool(more)
         self._shed(waiting)
-        return learned
 
-    def _read_open(self, connection: Connection) -> tuple[int, int]:
-        """How many open workloads were not known, and how many of these are now. Whose they are never changes: what is
-        known is not read again."""
+    def _read_open(self, connection: Connection) -> bool:
+        """Whether all open workloads are known. Whose they are never changes: only those that are new are read."""
         ids = _ids(connection, _OPEN_IDS, self._owner)
         self._open = {exec_id: w for exec_id, w in self._open.items() if exec_id in ids}
         new = ids - self._open.keys() - self._unread
@@ -198,7 +194,7 @@ class Upkeep:
         learned = _named(connection, _SOME, self._owner, asked)
         self._open |= learned
         self._unread = (self._unread & ids | set(asked)) - learned.keys()
-        return len(new), min(len(new), NEW)
+        return len(new) <= NEW
 
     def _take_over(self) -> None:
         """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""

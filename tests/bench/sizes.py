@@ -103,7 +103,7 @@ FULL: Final = Sizes(
     finished=(1_000, 100_000),
     passes=10,
     mapped=1000,
-    whole_cut=75,
+    whole_cut=55,
 )
 QUICK: Final = Sizes(
     name="quick",

@@ -9,7 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +41,7 @@ from airflow import settings  # noqa: E402 - after the environment
 from airflow.utils.db import initdb  # noqa: E402 - after the environment
 
 from reconciler.airflow import parts  # noqa: E402 - after the environment
+from reconciler.airflow.upkeep import Every  # noqa: E402 - after the environment
 from tests.shim.inside.world import World, forget_everything, make_dag  # noqa: E402 - after the environment
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(parts, "AUDIT_EVERY", timedelta(0))
     forget_everything()
     return World()
+
+
+@pytest.fixture
+def rested(world: World) -> None:
+    """Upkeep has just been, and is not due: it puts off by a heartbeat what can wait."""
+    world.executor._parts._upkeep_due = Every(timedelta(hours=1))
+    world.executor._parts._upkeep_due.due(datetime.now(UTC) - timedelta(minutes=1))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import airflow
+import pytest
 from airflow import settings
 
 import reconciler
@@ -13,6 +14,9 @@ from tests.shim.inside.world import sql
 
 if TYPE_CHECKING:
     from tests.shim.inside.world import World
+
+
+pytestmark = pytest.mark.usefixtures("rested")
 
 
 def test_a_scheduler_says_what_it_is_set_to_and_which_versions_it_has(

@@ -12,6 +12,7 @@ import pytest
 from airflow import settings
 from sqlalchemy import insert, update
 
+from reconciler.airflow.upkeep import Every
 from reconciler.store import told
 from reconciler.store.schema import attempts
 from tests.shim.inside.world import Scheduler, sql
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 ARN = "arn:aws:ecs:eu-central-1:1:task/airflow/0123"
+
+
+pytestmark = pytest.mark.usefixtures("rested")
 
 
 def launched(w: Workload, attempt: int = 1, arn: str | None = ARN) -> None:
@@ -97,6 +101,17 @@ def test_a_heartbeat_writes_at_most_50_rows_and_the_next_ones_the_rest(world: Wo
         world.beat()
         counts.append(len(rows()))
     assert counts == [50, 60, 60]
+
+
+def test_upkeep_puts_it_off_by_one_heartbeat_and_no_more(world: World) -> None:
+    (w,) = world.queued()
+    launched(w)
+    world.executor._parts._upkeep_due = Every(timedelta(0))
+    counts = []
+    for _ in range(2):
+        world.beat()
+        counts.append(len(rows()))
+    assert counts == [0, 1]
 
 
 def test_a_row_and_its_mark_are_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
