@@ -48,8 +48,8 @@ STORIES: Final = {
     "lost": "For {lost_for:g} s ECS launches what is asked for, and no answer of RunTask arrives; {lost} tasks.",
     "killed": "SIGKILL to the scheduler in the middle of {killed} launches; to our daemon too. Another starts.",
     "eventual": "DescribeTasks answers MISSING for 3 s after a launch; {eventual} tasks of 8 s.",
-    "whole_16": "Airflow's whole scheduler on a DAG with a task that is mapped {mapped} times, `max_tis_per_query` 16; it "
-    "goes on for a minute when all are launched.",
+    "whole_16": "Airflow's whole scheduler on a DAG with a task that is mapped {mapped} times, `max_tis_per_query` 16; "
+    "it goes on for a minute when all are launched.",
     "whole_512": "The same with `max_tis_per_query` 512.",
     "mapped": "The same DAG with nothing played but ECS: Airflow's API server answers, and each of {mapped} containers "
     "is a process, forked from one that has imported Airflow, which runs the command that ECS was given; 32 at once. "
