@@ -113,8 +113,9 @@ class Store(Protocol):
     def in_phase(self, *phases: Phase) -> Snapshot:
         """All workloads of this shard in these phases, without their spec."""
 
-    def launching(self) -> Snapshot:
-        """LAUNCHING workloads of this shard, with their spec: the same request may have to be sent again."""
+    def launching(self, lease: Lease) -> Snapshot:
+        """LAUNCHING workloads of this shard, with their spec: the same request may have to be sent again. None of them
+        once another holds the lease."""
 
     def unwanted(self) -> Snapshot:
         """Workloads with desired STOP that are not terminal: of this shard, and all that wait for a launch."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, case, select
 
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
@@ -82,6 +82,10 @@ _SOME: Final = _ROWS.where(
     schema.standing(schema.workloads), _w.exec_id.in_(bindparam("ids", expanding=True))
 ).order_by(_w.exec_id)
 _WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
+_DOUBTED: Final = (
+    # Most that is in doubt has reported its outcome and is about to end; what has not begun had better not begin.
+    _WANTED.order_by(None).order_by(case((_w.phase == Phase.RUNNING.value, 1), else_=0), _w.exec_id).limit(DOUBTED + 1)
+)
 _IDS: Final = select(Joined(_w.exec_id)).where(*_mine)
 _OPEN_IDS: Final = _IDS.where(schema.opened(schema.workloads))
 _REFUSED_IDS: Final = _IDS.where(schema.refused(schema.workloads))
@@ -160,19 +164,19 @@ class Upkeep:
         if self._take_over_due.due(now):
             self._take_over()
         with self._begin() as connection:
-            if not self._read_open(connection):
-                self.hurry = True
-                return
+            complete = self._read_open(connection)
             # They hold no slot, and will be launched again, if need be after hours of the daemon's absence.
             refused = _ids(connection, _REFUSED_IDS, self._owner)
-        self._airflow.hold(list(self._open.values()))
+        if complete:
+            self._airflow.hold(list(self._open.values()))
         tasks = [exec_id for exec_id, w in self._open.items() if w.kind is Kind.TASK]
         callbacks = self._open.keys() - tasks
         # In a later statement than the rows: a workload that was queued since is not among them.
         with self._begin() as connection:
             doubtful = self._airflow.in_doubt(connection, self._owner, [*tasks, *refused])
             # As they are now. What has been withdrawn stays so, and is not looked at any more.
-            wanted = _named(connection, _WANTED, self._owner, doubtful | callbacks)
+            wanted = _named(connection, _DOUBTED, self._owner, doubtful)
+            wanted |= _named(connection, _WANTED, self._owner, callbacks)
             waiting = self._waiting(connection)
         mine = [w for w in wanted.values() if w.kind is Kind.TASK]
         mine, more = mine[:DOUBTED], mine[DOUBTED:]
@@ -181,7 +185,7 @@ class Upkeep:
         reasons = {w.exec_id: unwanted_task(w, tis.get(w.key)) for w in mine}
         reasons |= self._callbacks([w for w in wanted.values() if w.kind is Kind.CALLBACK])
         self._withdraw({exec_id: why for exec_id, why in reasons.items() if why}, wanted)
-        self.hurry |= bool(more)
+        self.hurry |= bool(more) or not complete
         self._shed(waiting)
 
     def _read_open(self, connection: Connection) -> bool:

@@ -89,8 +89,9 @@ class Adopt:
         self._sweep_interval, self._listing_interval = sweep_interval, listing_interval
         self._orphan_grace = orphan_grace
         self._on_orphan, self._on_twins = on_orphan, on_twins
-        self._missed: dict[str, tuple[int, datetime]] = {}
-        """How many looks in a row did not find a task, and when the first of them was, by the database's clock."""
+        self._missed: dict[str, tuple[int, datetime, datetime]] = {}
+        """How many looks in a row did not find a task, and when the first and the last of them were, by the database's
+        clock."""
         self._freshness = freshness or Freshness()
         self._staleness = sweep.Staleness()
         self._list_at = self._look_at = 0.0
@@ -176,8 +177,10 @@ class Adopt:
                     if new.phase is not w.phase or task.stopped:
                         self._freshness.shown(task.arn, task.version, looked_at)
             for arn in sorted(shown.missing):
-                misses, since = self._missed.get(arn, (0, now))
-                self._missed[arn] = misses + 1, since
+                misses, since, last = self._missed.get(arn, (0, now, now))
+                if now - last > self._policy.missing_grace:
+                    misses, since = 0, now  # nobody has looked meanwhile
+                self._missed[arn] = misses + 1, since, now
                 w = by_arn[arn]
                 if misses + 1 >= MISSES and (new := decide.missing(w, since, now, self._policy)):
                     # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
@@ -196,8 +199,8 @@ class Adopt:
         Nor only those of this pass: they are looked at in turns.
         """
         missed = [missed for arn, missed in self._missed.items() if by_arn[arn].desired is Desired.RUN]
-        overdue = any(now - since >= self._policy.missing_grace for _, since in missed)
-        return sum(misses >= MISSES for misses, _ in missed) if overdue else 0
+        overdue = any(now - since >= self._policy.missing_grace for _, since, _ in missed)
+        return sum(misses >= MISSES for misses, _, _ in missed) if overdue else 0
 
     def _list(self, lease: Lease, failures: Failures, *, stopped: bool) -> int:
         """Look for tasks that carry our name, whether or not we know them.

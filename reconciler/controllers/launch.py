@@ -172,7 +172,7 @@ class Launch:
         """Send again what has an intent and no known answer. Older ones are found, or not, by listing."""
         if self._clock.monotonic() < self._quiet_until:
             return 0
-        snapshot = self._store.launching()
+        snapshot = self._store.launching(lease)
         busy, now = self._calls.under_way(), self._clock.monotonic()
         if not snapshot.workloads:
             self._quiet_until = now + QUIET

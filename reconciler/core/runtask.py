@@ -43,8 +43,9 @@ _IDENTITY: Final = ("AIRFLOW_IS_EXECUTOR_CONTAINER", EXEC_ID_VARIABLE)
 OVERRIDES_LIMIT: Final = 8192
 """RunTask refuses `overrides` with more characters of JSON than this."""
 
-NOTHING: Final = ("python", "-c", "pass")
-"""The command of a container that ends at once and calls nobody."""
+NOTHING: Final = ("python", "-c", "raise SystemExit(1)")
+"""The command of a container that ends at once and calls nobody. Not with 0: that would pass for a container that has
+reported its outcome, and so for proof that Airflow's API server admits containers."""
 
 TAGS_LIMIT: Final = 50
 """How many tags an ECS task may have."""

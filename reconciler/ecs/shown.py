@@ -38,16 +38,17 @@ def read_plainly(*, response_dict: dict[str, Any], customized_response_dict: dic
 
 
 def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
-    """The task that ECS shows. Answers and events differ only in how they write times.
+    """The task that ECS shows. Answers and events differ only in how they write times. A member may be null, which
+    says as much as that it is missing.
 
     Raises ValueError, KeyError, TypeError, AttributeError or OverflowError for what is no task.
     """
     return EcsTask(
         arn=shown["taskArn"],
         last_status=shown["lastStatus"],
-        desired_status=shown.get("desiredStatus", "RUNNING"),
+        desired_status=shown.get("desiredStatus") or "RUNNING",
         started_by=shown.get("startedBy"),
-        version=shown.get("version", 0),
+        version=shown.get("version") or 0,
         created_at=_time(shown.get("createdAt")),
         started_at=_time(shown.get("startedAt")),
         stopped_at=_time(shown.get("stoppedAt")),
@@ -64,9 +65,9 @@ def _our_container(shown: Mapping[str, Any]) -> Container | None:
 
     `containers` is empty or missing right after a launch on a capacity provider and in shortened answers.
     """
-    overrides = shown.get("overrides", {}).get("containerOverrides", ())
+    overrides = (shown.get("overrides") or {}).get("containerOverrides") or ()
     ours = _marked(overrides, EXEC_ID_VARIABLE) or _marked(overrides, "AIRFLOW_IS_EXECUTOR_CONTAINER")
-    for container in shown.get("containers", ()):
+    for container in shown.get("containers") or ():
         if container.get("name") in ours:
             return Container(
                 exit_code=container.get("exitCode"),
@@ -78,7 +79,7 @@ def _our_container(shown: Mapping[str, Any]) -> Container | None:
 
 def _marked(overrides: Iterable[Mapping[str, Any]], variable: str) -> set[Any]:
     """The names of the containers whose override sets this variable."""
-    return {o.get("name") for o in overrides if any(v.get("name") == variable for v in o.get("environment", ()))}
+    return {o.get("name") for o in overrides if any(v.get("name") == variable for v in o.get("environment") or ())}
 
 
 def _time(value: datetime | str | float | None) -> datetime | None:

@@ -169,9 +169,9 @@ class SqlStore:
             }
         return Snapshot(at, tuple(sorted((w for _, w in found.values()), key=_age)))
 
-    def launching(self) -> Snapshot:
+    def launching(self, lease: Lease) -> Snapshot:
         with self._read() as conn:
-            return snapshot(conn, statements.LAUNCHING, **self._here)
+            return snapshot(conn, statements.LAUNCHING, **self._here, lease=lease.name, epoch=lease.epoch)
 
     def unwanted(self) -> Snapshot:
         with self._read() as conn:

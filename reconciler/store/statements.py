@@ -124,6 +124,8 @@ LAUNCHING: Final = _oldest_first(
     schema.phase_in(workloads, [Phase.LAUNCHING]),
     # A request that cannot be made again as it was is not sent again: after a downgrade, a listing settles the launch.
     _w.spec_version <= schema.SPEC_VERSION,
+    # Nor what a later leader intends: it believes a refusal of its own call, because nobody else makes the same one.
+    exists().where(schema.leases.c.name == bindparam("lease"), schema.leases.c.epoch == bindparam("epoch")),
     columns=WHOLE,
 )
 UNWANTED: Final = _oldest_first(

@@ -79,6 +79,8 @@ class TableRules(Known):
         launched = (exec_id, old["attempt"])
         if old["phase"] == "LAUNCHING":
             self.left[launched] = self.t
+            if self.hidden and "never made" in (new["reason"] or ""):
+                self.believed_absent.add(launched)
         if phase in TERMINAL:
             self.ended_at[exec_id] = self.t
         else:
@@ -118,7 +120,7 @@ class TableRules(Known):
             self.broken("I22 what is not wanted is not launched", text, row["exec_id"])
 
     def _before_again(self, exec_id: str, attempt: int) -> None:
-        if self.restored:
+        if self.restored or (exec_id, attempt) in self.believed_absent:
             return
         for task in self.launches.get((exec_id, attempt), []):
             if task.admitted or (task.ran and task.why in ("done", "oom") and self.rows[exec_id]["kind"] == "callback"):

@@ -38,7 +38,7 @@ class Runner:
             self._after(1 + 10 * chance.random(), self._begin_callback if kind == "callback" else self._begin)
         elif tuple(effect.command) == NOTHING:
             self.exec_id = effect.environment[EXEC_ID_VARIABLE]
-            self._after(1 + 10 * chance.random(), lambda: self._exit(0, "nothing"))
+            self._after(1 + 10 * chance.random(), lambda: self._exit(1, "nothing"))
         elif effect.command[:1] == ("foreign",):
             self._after(600 + 9000 * chance.random(), lambda: self._exit(0, "done"))
         elif chance.random() < 0.3:  # a sidecar that ends when it likes

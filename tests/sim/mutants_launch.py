@@ -184,7 +184,7 @@ def _certain_whatever_was_answered(stack: ExitStack) -> None:
     real = Launch._resolve
 
     def resolve(self: Launch, lease: Any) -> int:
-        self._certain |= {(w.exec_id, w.attempt) for w in self._store.launching().workloads}
+        self._certain |= {(w.exec_id, w.attempt) for w in self._store.launching(lease).workloads}
         return real(self, lease)
 
     set_in(stack, Launch, "_resolve", resolve)

@@ -82,6 +82,8 @@ class Known:
     left: dict[tuple[str, int], float] = field(default_factory=dict)
     tis: dict[str, Instance] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
+    believed_absent: set[tuple[str, int]] = field(default_factory=set)
+    """Launches of which a listing showed nothing while ECS hid them, and too few others for the breaker."""
     asked_to_stop: set[str] = field(default_factory=set)
     """ARNs for which the daemon called StopTask."""
     excused: set[str] = field(default_factory=set)

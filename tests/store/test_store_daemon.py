@@ -356,7 +356,7 @@ def test_each_read_shows_its_own_rows(prod: Deployment) -> None:
     store = prod.store
 
     assert ids(store.launchable(9)) == ["pending"]
-    assert ids(store.launching()) == ["launching"]
+    assert ids(store.launching(prod.lease)) == ["launching"]
     assert ids(store.in_phase(Phase.STARTED, Phase.RUNNING)) == ["started", "failed", "running"]
     assert ids(store.in_phase(Phase.EXITED, Phase.PENDING)) == ["pending", "exited", "stopped-pending", "refused-stop"]
     assert sorted(ids(store.unwanted())) == ["running", "stopped-pending"]
@@ -417,11 +417,19 @@ def test_a_row_that_moves_on_while_it_is_read_is_not_shown(prod: Deployment, mon
     assert prod.store.in_phase(*LIVE).workloads == ()
 
 
+def test_what_is_launching_is_shown_to_the_leader_only(prod: Deployment) -> None:
+    """Or one that was stalled would send the call that a later leader's refusal has settled."""
+    prod.queue("a")
+    prod.move("a", Phase.LAUNCHING)
+    assert ids(prod.store.launching(prod.lease)) == ["a"]
+    assert ids(prod.store.launching(replace(prod.lease, epoch=prod.lease.epoch - 1))) == []
+
+
 def test_only_reads_that_may_lead_to_a_launch_carry_the_spec(prod: Deployment) -> None:
     prod.queue("a")
     prod.queue("b")
     prod.move("b", Phase.LAUNCHING)
-    assert all(w.spec for w in (*prod.store.launchable(1).workloads, *prod.store.launching().workloads))
+    assert all(w.spec for w in (*prod.store.launchable(1).workloads, *prod.store.launching(prod.lease).workloads))
     assert not any(w.spec for w in (*prod.store.in_phase(*Phase).workloads, *prod.store.find(["a"]).workloads))
 
 
@@ -479,7 +487,7 @@ def test_rows_of_another_deployment_do_not_exist(prod: Deployment) -> None:
 
     assert ids(other.launchable(9)) == ["new"]
     assert ids(other.in_phase(*Phase)) == ["new"]
-    assert other.launching().workloads == other.unwanted().workloads == ()
+    assert other.launching(lease).workloads == other.unwanted().workloads == ()
     assert other.find(["old", "pending"]).workloads == ()
     assert other.counts().in_flight == 0
     assert other.save([intent(pending), (stopped, stopped.moved(Phase.CANCELLED, AT))], lease) == []

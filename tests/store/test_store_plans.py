@@ -57,7 +57,7 @@ HOT: dict[str, Sequence[Callable[[Deployment], object]]] = {
         lambda prod: prod.store.launchable(100),
         lambda prod: prod.store.launchable(100, ["default", "other"]),
     ],
-    "launching": [lambda prod: prod.store.launching()],
+    "launching": [lambda prod: prod.store.launching(prod.lease)],
     "in_phase": [
         lambda prod: prod.store.in_phase(*LIVE),
         lambda prod: prod.store.in_phase(Phase.LAUNCHING, *LIVE),

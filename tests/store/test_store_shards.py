@@ -32,7 +32,9 @@ def ids(snapshot: object) -> list[str]:
 
 def test_what_has_been_launched_belongs_to_its_shard(prod: Deployment, west: SqlStore) -> None:
     assert ids(west.in_phase(Phase.RUNNING, Phase.STARTED)) == ["west-running", "west-started"]
-    assert ids(west.launching()) == ["west-launching"]
+    lease = west.hold("prod/west", "here", timedelta(seconds=15))
+    assert lease is not None
+    assert ids(west.launching(lease)) == ["west-launching"]
     prod.set("west-started", last_status="STOPPED")
     prod.set("east-started", last_status="STOPPED")
     prod.set("west-exited", refused=True)
