@@ -9,6 +9,8 @@ from tests.sim.truth import ACTIVE, TERMINAL, Known, short
 
 BREAKER_NEEDS = 10
 """Tasks. The breaker judges how many of at least so many are MISSING."""
+SETTLED_AFTER = 40 * 60
+"""Seconds after the intent from which on a listing that does not show a launch settles it."""
 
 
 class TableRules(Known):
@@ -79,7 +81,8 @@ class TableRules(Known):
         launched = (exec_id, old["attempt"])
         if old["phase"] == "LAUNCHING":
             self.left[launched] = self.t
-            if self.hidden and "never made" in (new["reason"] or ""):
+            old_enough = self.t - self.intents.get(launched, self.t) >= SETTLED_AFTER
+            if self.hidden and old_enough and "never made" in (new["reason"] or ""):
                 self.believed_absent.add(launched)
         if phase in TERMINAL:
             self.ended_at[exec_id] = self.t
