@@ -41,7 +41,8 @@ class EcsRules(Known):
         if left is not None and left < event["signed"]:
             self.broken("I5 no RunTask for what has moved on", f"{exec_id} attempt {attempt}", exec_id, task.arn)
         for other in self.tasks.values():
-            lost = self.hidden and self.rows.get(other.id, {}).get("phase") == "LOST"
+            row = self.rows.get(other.id, {})
+            lost = row.get("phase") == "LOST" and (self.hidden or (self.ever_hidden and row["desired"] == "STOP"))
             lost = lost or (other.id, other.attempt) in self.believed_absent
             if other is not task and other.ti == ti and not other.ended and other.id not in self.excused and not lost:
                 text = f"{task.arn} of {exec_id} and {other.arn} of {other.id} live for {ti}"

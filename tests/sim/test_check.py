@@ -347,6 +347,13 @@ def test_a_flaky_database_that_once_kept_a_workload_back_is_remembered_until_it_
     assert "W1 waiting fails no task" in {violation.rule for violation in check([*told, *ran, ended])}
 
 
+@pytest.mark.parametrize("phase", ["LAUNCHING", "STARTED"])
+def test_after_a_restored_backup_a_launch_may_take_its_time(phase: str) -> None:
+    left = [*Row().launched(), ti("queued", why="restored"), end(tis=["t1 queued"], rows=[f"t1-1 {phase}"])]
+    broken = "I15 a healed world comes to rest" in {violation.rule for violation in check(left)}
+    assert broken is (phase != "LAUNCHING")
+
+
 def test_logs_that_spot_cuts_off_are_not_cut_off_by_us() -> None:
     events = cut(60)
     assert check([event for event in events if event != stop("a")]) == []

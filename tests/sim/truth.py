@@ -63,7 +63,8 @@ class Instance:
     """When it was last seen RESTARTING."""
     queued_at: float = 0.0
     hampered: bool = False
-    """Since it ran, it was stuck in QUEUED at least once while the database failed its scheduler now and then."""
+    """Since it ran, it was stuck in QUEUED at least once while the database failed its scheduler now and then, or there
+    was none."""
 
 
 @dataclass
