@@ -51,7 +51,9 @@ def find_connection(conn_id: str, *, in_database: bool) -> Any:
 def _ask(backend: Any, conn_id: str) -> Any:
     try:
         value = backend.get_conn_value(conn_id)
-    except NotImplementedError:  # a backend that makes connections itself
+    except (
+        NotImplementedError
+    ):  # by Airflow's contract: such a backend has no text to show, and makes connections itself
         return backend.get_connection(conn_id)
     if value is None:
         return None

@@ -103,8 +103,9 @@ class Parts:
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
-        looks = self._now is not None and self._upkeep_is_due(self._now)
-        if self._now is not None and looks:
+        looks = False
+        if self._now is not None and self._upkeep_is_due(self._now):
+            looks = True
             with self._trouble.contained("upkeep"):
                 self._upkeep.run(self._now)
         with self._trouble.contained("delivery"):

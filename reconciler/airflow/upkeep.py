@@ -78,14 +78,10 @@ _ROWS: Final = select(
     *(_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number),
 ).where(*_mine)
 _OPEN: Final = _ROWS.where(schema.opened(schema.workloads))
-_SOME: Final = _ROWS.where(
-    schema.standing(schema.workloads), _w.exec_id.in_(bindparam("ids", expanding=True))
-).order_by(_w.exec_id)
+_SOME: Final = _ROWS.where(schema.standing(schema.workloads), _w.exec_id.in_(bindparam("ids", expanding=True)))
 _WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
-_DOUBTED: Final = (
-    # Most that is in doubt has reported its outcome and is about to end; what has not begun had better not begin.
-    _WANTED.order_by(None).order_by(case((_w.phase == Phase.RUNNING.value, 1), else_=0), _w.exec_id).limit(DOUBTED + 1)
-)
+_DOUBTED: Final = _WANTED.order_by(case((_w.phase == Phase.RUNNING.value, 1), else_=0), _w.exec_id).limit(DOUBTED + 1)
+"""Most that is in doubt has reported its outcome and is about to end: what has not begun comes first."""
 _IDS: Final = select(Joined(_w.exec_id)).where(*_mine)
 _OPEN_IDS: Final = _IDS.where(schema.opened(schema.workloads))
 _REFUSED_IDS: Final = _IDS.where(schema.refused(schema.workloads))
@@ -178,7 +174,8 @@ class Upkeep:
             wanted = _named(connection, _DOUBTED, self._owner, doubtful)
             wanted |= _named(connection, _WANTED, self._owner, callbacks)
             waiting = self._waiting(connection)
-        mine = [w for w in wanted.values() if w.kind is Kind.TASK]
+        # Each batch has its own first ones.
+        mine = sorted((w for w in wanted.values() if w.kind is Kind.TASK), key=lambda w: w.phase is Phase.RUNNING)
         mine, more = mine[:DOUBTED], mine[DOUBTED:]
         tis = self._airflow.task_instances([w.key for w in mine])
         self._hand_over(mine, tis)

@@ -64,7 +64,10 @@ _LOOK: Final = _untold()
 _LOCK: Final = _LOOK.with_for_update(of=attempts, skip_locked=True)
 _MARK: Final = (
     update(attempts)
-    .where(tuple_(_a.exec_id, _a.attempt).in_(bindparam("launches", expanding=True)))
+    .where(
+        _a.exec_id.in_(bindparam("ids", expanding=True)),  # SQLite finds no index for the pairs alone
+        tuple_(_a.exec_id, _a.attempt).in_(bindparam("launches", expanding=True)),
+    )
     .values(told=bindparam("now_told", type_=Integer))
 )
 
@@ -83,4 +86,5 @@ def mark(conn: Connection, some: Sequence[Untold]) -> None:
     for now_told in (1, 2):
         launches = [(u.exec_id, u.attempt) for u in some if now_told == (2 if u.closed_at else 1)]
         if launches:
-            conn.execute(_MARK, {"launches": launches, "now_told": now_told})
+            ids = [exec_id for exec_id, _ in launches]
+            conn.execute(_MARK, {"ids": ids, "launches": launches, "now_told": now_told})

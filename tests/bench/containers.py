@@ -122,12 +122,9 @@ class Containers(threading.Thread):
         for effect in started:
             arn, ti_id = effect.task_arn, ids[effect.task_arn]
             self._alive[arn] = (effect.container, ti_id)
-            if not ti_id:
-                self._leave([arn], DONE)  # its command asks nobody for anything
-                continue
-            # One of two containers of the same task instance is let in, and no more.
+            # One of two containers of the same task instance is let in, and no more. What asks for none ends as well.
             if ti_id not in may_run:
-                self.refused += 1
+                self.refused += bool(ti_id)
                 self._leave([arn], REFUSED)
                 continue
             may_run.discard(ti_id)

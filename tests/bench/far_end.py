@@ -190,7 +190,7 @@ class FarEnd(LocalEcs):
         due = time.monotonic()
         while True:
             due += PROBE
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))  # it is how late this ends that is measured
             now = time.monotonic()
             self._late.append(round(now - due, 5))
             due = now

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench.judge import examine
 from tests.bench.stand import OURS, PATIENCE
-from tests.bench.timing import result
+from tests.bench.timing import afterwards, result
 
 if TYPE_CHECKING:
     from tests.bench.stand import Stand
@@ -42,8 +42,7 @@ def killed(run: Run) -> dict[str, Any]:
         done = stand.reached(
             "all to run", lambda: stand.database.states().get("running", 0) >= n, _patience(run, PATIENCE)
         )
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     return result(facts, cut=not done, launched=len(facts.made())) | {"wrong": facts.wrong(killed_at)}
 
 
@@ -53,11 +52,10 @@ def lost(run: Run) -> dict[str, Any]:
     with run.stand(slots=4 * n) as stand:
         stand.ecs.do("lose_answers")
         stand.database.schedule(n)
-        time.sleep(seconds)
+        time.sleep(seconds)  # the fault lasts so long
         stand.ecs.do("heal")
         settled = stand.reached("all to be known", lambda: _all_known(stand, n), _patience(run, PATIENCE))
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     return result(facts, cut=not settled, launched=len(facts.made()))
 
 
@@ -77,8 +75,7 @@ def eventual(run: Run) -> dict[str, Any]:
         stand.ecs.do("last", seconds=8.0)
         stand.database.schedule(n)
         done = stand.reached("the end", lambda: _settled(stand, n), _patience(run, PATIENCE))
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     return result(facts, cut=not done, launched=len(facts.made()))
 
 
@@ -90,11 +87,10 @@ def outage(run: Run) -> dict[str, Any]:
         stand.database.schedule(n)
         stand.until("half of the launches", lambda: stand.counts()["made"] >= n // 2, PATIENCE)
         stand.ecs.do("fail")
-        time.sleep(seconds)
+        time.sleep(seconds)  # the outage lasts so long
         stand.ecs.do("heal")
         done = stand.reached("the end", lambda: _settled(stand, n), _patience(run, PATIENCE + seconds))
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     return result(facts, cut=not done, launched=len(facts.made()))
 
 
@@ -153,7 +149,7 @@ def down(run: Run) -> dict[str, Any]:
         stand.until("a few launches", lambda: stand.counts()["made"] >= n // 4, PATIENCE)
         stand.kill_daemon()
         stand.database.schedule(n // 2)
-        time.sleep(2700 / scale)
+        time.sleep(2700 / scale)  # so long is the daemon away
         stand.daemon = stand.start_daemon()
         done = stand.reached("the end", lambda: _settled(stand, n + n // 2), PATIENCE + 2 * 900 / scale)
         facts = examine(stand)

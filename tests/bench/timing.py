@@ -41,6 +41,12 @@ class Run:
         return Stand(self.system, self.databases, self.folder, events=self.events, **settings)
 
 
+def afterwards(stand: Stand, seconds: float) -> Facts:
+    """Everything that was noted, once what was under way has arrived."""
+    time.sleep(seconds)  # what should not happen can not be waited for: a second launch, say
+    return examine(stand)
+
+
 def result(facts: Facts, *, cut: bool = False, **figures: Any) -> dict[str, Any]:
     """What every scenario tells: its figures, what went wrong, and how quiet it was. `cut`: it was cut off."""
     return {
@@ -58,8 +64,7 @@ def fill(run: Run) -> dict[str, Any]:
     with run.stand(slots=2 * n) as stand:
         stand.database.schedule(n)
         done = stand.reached("all to be launched", lambda: stand.counts()["made"] >= n, run.sizes.fill_cut)
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     marks = {str(number): facts.seconds_to(number) for number in (run.sizes.mark, n)}
     return result(
         facts,
@@ -87,7 +92,7 @@ def live(run: Run) -> dict[str, Any]:
         trickled = time.monotonic()
         for _ in range(sizes.trickle):
             stand.database.schedule(1)
-            time.sleep(0.25)
+            time.sleep(0.25)  # one at a time
         stand.until("what is live", lambda: stand.counts()["running"] >= sizes.live, PATIENCE)
         # A daemon that hears of events looks rarely once they have proven themselves for half a minute.
         time.sleep(35 if run.events and sizes.idle >= QUIET else 3)
@@ -95,10 +100,10 @@ def live(run: Run) -> dict[str, Any]:
         if ours:
             figures |= _watch(stand, sizes.idle)
         else:
-            time.sleep(sizes.idle)
+            time.sleep(sizes.idle)  # as ours, which is watched
         ended = time.monotonic()
         stand.ecs.do("end", number=sizes.ends, over=sizes.ends / 2)
-        time.sleep(sizes.ends / 2 + 4)
+        time.sleep(sizes.ends / 2 + 4)  # they end meanwhile, and the last is heard of
         busy = time.monotonic()
         stand.set_max_tis_per_query(16)
         stand.database.schedule(sizes.second)
@@ -130,7 +135,7 @@ def _watch(stand: Stand, seconds: float) -> dict[str, Any]:
     """What the daemon uses while nothing happens."""
     daemon = stand.its_daemon
     before, began = daemon.cpu_seconds(), time.monotonic()
-    time.sleep(seconds)
+    time.sleep(seconds)  # what it uses in this time is the figure
     used = (daemon.cpu_seconds() - before) / (time.monotonic() - began)
     return {"daemon_cpu": round(used, 4), "daemon_mb": round(daemon.resident_bytes() / 1e6, 1)}
 
@@ -142,8 +147,7 @@ def churn(run: Run) -> dict[str, Any]:
         stand.ecs.do("last", seconds=sizes.churn_seconds)
         stand.database.schedule(sizes.churn)
         done = stand.reached("the end", lambda: stand.counts()["stopped"] >= sizes.churn, sizes.churn_cut)
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     made = facts.made()
     in_slot = facts.seconds_in_slot()
     # After the ramp, and while there is something left to launch.
@@ -172,8 +176,7 @@ def slots(run: Run) -> dict[str, Any]:
         stand.database.schedule(sizes.slots_tasks)
         cut = 2 * rounds * (sizes.slots_seconds + limit(sizes.slots)) + 10
         done = stand.reached("the end", lambda: stand.counts()["stopped"] >= sizes.slots_tasks, cut)
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     made, stops = facts.made(), facts.stops()
     # The first to stop makes room for the first that did not fit, and so on.
     pairs = list(zip(stops, made[sizes.slots :], strict=False))
@@ -198,8 +201,7 @@ def noisy(run: Run) -> dict[str, Any]:
         stand.ecs.do("neighbour", per_second=RATE / 2, greedy_at=3.0, greedy_for=sizes.noisy_greedy)
         stand.database.schedule(sizes.noisy)
         done = stand.reached("all to be launched", lambda: stand.counts()["made"] >= sizes.noisy, sizes.noisy_cut)
-        time.sleep(CALM)
-        facts = examine(stand)
+        facts = afterwards(stand, CALM)
     least = limit(sizes.noisy) * 2 + sizes.noisy_greedy
     return result(
         facts,

@@ -78,7 +78,7 @@ def holds():
         while not release.exists():
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody released this task")
-            time.sleep(0.2)
+            time.sleep(0.2)  # a task's own code, which looks for a file: nothing tells it
         testify("ended")
 
     work()
