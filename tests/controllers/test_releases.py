@@ -6,7 +6,6 @@ What the first release writes is frozen here as text, so that it stays what it w
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,6 @@ from reconciler.localecs import AwsError, ResponseLost
 from reconciler.store import shim, told
 from reconciler.store.schema import SPEC_VERSION
 from tests.world import CLUSTER, DEPLOYMENT, FAMILY, OWNER, World
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FIRST_SHIM = """
 INSERT INTO ecs_workload (
@@ -40,13 +36,6 @@ INSERT INTO ecs_launch_attempt (
   exec_id, attempt, cluster, family, client_token, started_by, intent_at, epoch, task_arn
 ) VALUES ('old', 1, 'airflow', 'airflow-task', 'token', 'test/old/1', '2026-01-01 00:00:01.000', 1, :arn)"""
 """How the first release launches it."""
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.close()
 
 
 def execute(world: World, *statements: str, **values: str) -> None:
