@@ -40,6 +40,9 @@ class Checker(TableRules, EcsRules, AirflowRules):
             self.flaky_until = max(self.flaky_until, self.t + event["with"]["seconds"])
         self.stale = self.stale or event["with"].get("mode") == "stale"
 
+    def on_api(self, event: dict[str, Any]) -> None:
+        self.api_down = event["down"]
+
     def on_poison(self, event: dict[str, Any]) -> None:
         self.poisoned.add(event["name"])
 

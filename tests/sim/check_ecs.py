@@ -85,6 +85,8 @@ class EcsRules(Known):
         if task := self.tasks.get(event["arn"]):
             task.stopped, task.code, task.stop_code, task.ended = self.t, event["code"], event["stop_code"], True
             task.works = False
+            if self.api_down and event["code"] == 0:
+                self.echo_at = self.t
             if not event["ran"] and (event["stop_code"] == "TaskFailedToStart" or task.id in self.late):
                 self.own_faults[task.id] = self.own_faults.get(task.id, 0) + 1
 

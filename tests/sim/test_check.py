@@ -354,6 +354,15 @@ def test_after_a_restored_backup_a_launch_may_take_its_time(phase: str) -> None:
     assert broken is (phase != "LAUNCHING")
 
 
+@pytest.mark.parametrize(("at_the_end", "broken"), [(True, False), (False, True)])
+def test_an_end_that_was_reported_before_an_outage_may_pass_for_proof(at_the_end: bool, broken: bool) -> None:
+    row, other = Row(), Row("t2-1", "t2#1")
+    begun = [*other.launched(0.5, "b"), *row.launched(), ti("queued"), EXIT]
+    outage = [at(3, "api", down=True), stopped(4, "b"), at(5, "api", down=False)]
+    told = [*begun, *(outage if at_the_end else reversed(outage)), ti("failed", 9.0, why="event")]
+    assert ("W2 no trouble of others fails a task" in {violation.rule for violation in check(told)}) is broken
+
+
 def test_logs_that_spot_cuts_off_are_not_cut_off_by_us() -> None:
     events = cut(60)
     assert check([event for event in events if event != stop("a")]) == []

@@ -121,6 +121,9 @@ class Known:
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
     ever_hidden: bool = False
+    api_down: bool = False
+    echo_at: float = float("-inf")
+    """When a task was last stopped that had told its outcome before Airflow's API server went away."""
     flaky_until: float = float("-inf")
     stale: bool = False
     """DescribeTasks showed for many minutes what had been true before."""
