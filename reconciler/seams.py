@@ -73,10 +73,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """DescribeTasks' answer: the tasks it shows, and the ARNs it calls MISSING."""
+    """DescribeTasks' answer: the tasks it shows, and the ARNs it calls MISSING.
 
-    tasks: tuple[EcsTask, ...]
-    missing: frozenset[str]
+    `unreadable` are those shown in a form that is not ECS's: nothing is known of such a task, least that it is gone.
+    """
+
+    tasks: tuple[EcsTask, ...] = ()
+    missing: frozenset[str] = frozenset()
+    unreadable: tuple[str, ...] = ()
 
 
 class Store(Protocol):

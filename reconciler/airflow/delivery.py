@@ -99,13 +99,16 @@ class Delivery:
         self._airflow = airflow
         self._owner = owner
         self._max_run_task_attempts = max_run_task_attempts
+        self.now: datetime | None = None
+        """The database's clock, when the outcomes were last read."""
 
-    def deliver(self) -> datetime:
-        """Returns the database's clock."""
+    def deliver(self) -> None:
         with self._begin() as connection:
             snapshot = shim.undelivered(connection, self._owner.deployment, self._owner.job_id, LIMIT)
             mine = [w for w in snapshot.workloads if self._owner.owns(w) and not _refused(w)]
             newest = shim.newest(connection, [w for w in mine if w.kind is Kind.TASK])
+        # Before anything of the outcomes can fail: the rest of a scheduler's work does not wait for them.
+        self.now = snapshot.now
         for w in mine:
             # Before any event: a key that is left behind makes Airflow ignore it.
             if w.kind is Kind.CALLBACK or w.exec_id in newest:
@@ -116,7 +119,6 @@ class Delivery:
             callbacks = self._airflow.callbacks([w.ti_id or "" for w in mine if w.kind is Kind.CALLBACK])
             judged = [(w, self._judge(w, tis, callbacks, snapshot.now, newest)) for w in mine]
             self._apply(judged, tis)
-        return snapshot.now
 
     def _judge(
         self,

@@ -76,7 +76,6 @@ class Parts:
         self._demand_due = Every(DEMAND_EVERY)
         self._announce_due = Every(timedelta(seconds=ANNOUNCE_EVERY))
         self._me = _component(executor, options)
-        self._now: datetime | None = None
         if executor.parallelism < options.max_running_tasks:
             executor.log.info(
                 "[core] parallelism is %d: this scheduler will not use all of [ecs_reconciler] max_running_tasks = %d",
@@ -104,13 +103,15 @@ class Parts:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
         looks = False
-        if self._now is not None and self._upkeep_is_due(self._now):
+        now = self._delivery.now
+        if now is not None and self._upkeep_is_due(now):
             looks = True
             with self._trouble.contained("upkeep"):
-                self._upkeep.run(self._now)
+                self._upkeep.run(now)
         with self._trouble.contained("delivery"):
-            self._now = self._delivery.deliver()
-        if self._now is not None and self._demand_due.due(self._now):
+            self._delivery.deliver()
+        now = self._delivery.now
+        if now is not None and self._demand_due.due(now):
             with self._trouble.contained("reading the demand"):
                 with self.begin() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
@@ -119,10 +120,10 @@ class Parts:
         self._put_off = looks and not self._put_off
         if self._put_off:
             return
-        if self._now is not None and self._audit_due.due(self._now):
+        if now is not None and self._audit_due.due(now):
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()
-        if self._now is not None and self._announce_due.due(self._now):
+        if now is not None and self._announce_due.due(now):
             with self._trouble.contained("announcing settings"), self.begin() as connection:
                 announce(connection, self._owner.deployment, self._me)
 

@@ -166,7 +166,7 @@ class Adopt:
         lost: list[Change] = []
         for cluster, arns in sorted(arns_of.items()):
             self._staleness.looked(arns, looked_at)
-            shown = Description((), frozenset())
+            shown = Description()
             with failures.contained():
                 shown = self._ecs.describe(cluster, arns)
             for task in shown.tasks:

@@ -16,7 +16,7 @@ import structlog
 
 from reconciler.core.errors import EventsUnavailable
 from reconciler.ecs.errors import classify, clean
-from reconciler.ecs.shown import ecs_task
+from reconciler.ecs.shown import NO_TASK, ecs_task
 from reconciler.seams import Event
 
 if TYPE_CHECKING:
@@ -166,18 +166,6 @@ def read_event(body: str) -> tuple[EcsTask | None, datetime | None]:
         detail = event["detail"]
         task = ecs_task({"version": None, **detail})
         at = datetime.fromisoformat(detail.get("updatedAt") or event["time"]).astimezone(UTC)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except NO_TASK:
         raise ValueError("it does not have the shape of a task's state change") from None
-    if not _sound(task):
-        raise ValueError("it shows a task with values that ECS does not give")
     return task, at
-
-
-def _sound(task: EcsTask) -> bool:
-    """Whether the table takes what this task says: one message must not keep a whole batch from being written."""
-    words: tuple[Any, ...] = (task.arn, task.last_status, task.started_by or "", task.stop_code or "")
-    code: Any = task.container.exit_code if task.container else None
-    numbers: tuple[tuple[Any, int], ...] = ((task.version, 2**63), (0 if code is None else code, 2**31))
-    good = [isinstance(word, str) and word.isprintable() for word in words]
-    good += [type(number) is int and -limit <= number < limit for number, limit in numbers]
-    return all(good)

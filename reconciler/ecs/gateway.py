@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
 
 from reconciler.core import identity, runtask
 from reconciler.core.answer import Accepted, Answer, Invalid, Throttled, Unknown
@@ -14,7 +17,7 @@ from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.core.phase import Desired
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
-from reconciler.ecs.shown import ecs_task
+from reconciler.ecs.shown import NO_TASK, ecs_task
 from reconciler.seams import Description
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from reconciler.seams import Clock
 
 __all__ = ["READERS", "Gateway"]
+
+log = structlog.get_logger()
 
 BATCH: Final = 100
 """How many tasks one DescribeTasks takes, and one page of ListTasks has at most."""
@@ -132,7 +137,13 @@ class Gateway:
         arns = self._pages(cluster, family, "RUNNING")
         if stopped:
             arns += self._pages(cluster, family, "STOPPED")
-        return self._describe(Call.LISTING, cluster, list(dict.fromkeys(arns))).tasks
+        shown = self._describe(Call.LISTING, cluster, list(dict.fromkeys(arns)))
+        if shown.unreadable:
+            # That a listing does not show a launch settles it, so it shows all or it fails.
+            raise EcsUnavailable(
+                f"tasks of the family {family} are shown in a form that is not ECS's: {shown.unreadable}"
+            )
+        return shown.tasks
 
     def stop(self, cluster: str, arn: str, reason: str) -> None:
         """StopTask. A task that ECS does not know any more has stopped."""
@@ -193,6 +204,7 @@ class Gateway:
         return Description(
             tasks=tuple(task for answer in answers for task in answer.tasks),
             missing=frozenset(arn for answer in answers for arn in answer.missing),
+            unreadable=tuple(arn for answer in answers for arn in answer.unreadable),
         )
 
     def _ask(self, call: Call, operation: str, send: Callable[[], T]) -> T:
@@ -240,15 +252,33 @@ class Gateway:
 
 
 def _described(answer: Mapping[str, Any]) -> Description:
-    """One answer of DescribeTasks."""
+    """One answer of DescribeTasks. One task that can not be read does not keep the others from being seen; if none can,
+    the answer is not ECS's. Raises what reading it raises."""
+    tasks: list[EcsTask] = []
+    unreadable: list[str] = []
+    for task in _member(answer, "tasks"):
+        try:
+            tasks.append(ecs_task(task))
+        except NO_TASK as error:
+            unreadable.append(str(task.get("taskArn")))
+            if len(unreadable) == len(answer["tasks"]):
+                raise
+            _say(unreadable[-1], repr(error))
     return Description(
-        tasks=tuple(ecs_task(task) for task in _member(answer, "tasks")),
+        tasks=tuple(tasks),
         missing=frozenset(
             failure["arn"]
             for failure in answer.get("failures", ())
             if failure.get("reason") == "MISSING" and "arn" in failure
         ),
+        unreadable=tuple(unreadable),
     )
+
+
+@lru_cache(maxsize=10_000)
+def _say(arn: str, why: str) -> None:
+    """Log it, once in the life of a process."""
+    log.error("a task is shown in a form that is not ECS's, and stays as it was last seen", task_arn=arn, why=why)
 
 
 def _ordered(value: Any) -> Any:

@@ -14,8 +14,10 @@ from reconciler.ecs.errors import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ecs_task", "read_plainly"]
+__all__ = ["NO_TASK", "ecs_task", "read_plainly"]
 
+NO_TASK: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What reading one may raise."""
 _LISTS: Final = ("tasks", "failures")
 
 
@@ -41,9 +43,10 @@ def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
     """The task that ECS shows. Answers and events differ only in how they write times. A member may be null, which
     says as much as that it is missing.
 
-    Raises ValueError, KeyError, TypeError, AttributeError or OverflowError for what is no task.
+    Raises one of `NO_TASK` for what is no task, or holds what the table does not take: one task must not keep those
+    that are written with it from being written.
     """
-    return EcsTask(
+    task = EcsTask(
         arn=shown["taskArn"],
         last_status=shown["lastStatus"],
         desired_status=shown.get("desiredStatus") or "RUNNING",
@@ -56,6 +59,18 @@ def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
         stopped_reason=clean(shown.get("stoppedReason") or "") or None,
         container=_our_container(shown),
     )
+    if not _sound(task):
+        raise ValueError("it shows a task with values that ECS does not give")
+    return task
+
+
+def _sound(task: EcsTask) -> bool:
+    words: tuple[Any, ...] = (task.arn, task.last_status, task.started_by or "", task.stop_code or "")
+    code: Any = task.container.exit_code if task.container else None
+    numbers: tuple[tuple[Any, int], ...] = ((task.version, 2**63), (0 if code is None else code, 2**31))
+    good = [isinstance(word, str) and word.isprintable() for word in words]
+    good += [type(number) is int and -limit <= number < limit for number, limit in numbers]
+    return all(good)
 
 
 def _our_container(shown: Mapping[str, Any]) -> Container | None:

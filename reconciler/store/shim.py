@@ -269,8 +269,9 @@ _GIVEN_BACK: Final = "given back to Airflow: it could not be launched in time"
 _SHED: Final = (
     update(workloads)
     .where(
-        _ids,  # SQLite finds no index for the pairs alone
-        tuple_(_w.exec_id, _w.version).in_(bindparam("read", expanding=True)),
+        _ids,  # SQLite finds no index for the triples alone
+        # Its owner's as well: one handed over meanwhile is in the books of another scheduler.
+        tuple_(_w.exec_id, _w.version, _w.owner_job_id).in_(bindparam("read", expanding=True)),
         _w.phase == Phase.PENDING.value,
     )
     .values(
@@ -293,7 +294,8 @@ def shed(conn: Connection, some: Sequence[Workload]) -> list[Workload]:
     cancelled = []
     for ids in batches(as_read):
         conn.execute(_LOCK, {"ids": ids})
-        won = conn.execute(_SHED, {"ids": ids, "read": [(exec_id, as_read[exec_id].version) for exec_id in ids]})
+        read = [(exec_id, as_read[exec_id].version, as_read[exec_id].owner_job_id) for exec_id in ids]
+        won = conn.execute(_SHED, {"ids": ids, "read": read})
         for exec_id, at in won:
             w = as_read[exec_id]
             cancelled.append(w.moved(Phase.CANCELLED, at, reason=_GIVEN_BACK, acked_version=w.version + 1))

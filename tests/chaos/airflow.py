@@ -155,9 +155,10 @@ class Scheduler:
     def _beat(self) -> None:
         with self._lock:
             self._queue()
-            now = self._delivery.deliver()
+            self._delivery.deliver()
             self._process_events()
-            if self._upkeep_due.due(now):
+            now = self._delivery.now
+            if now is not None and self._upkeep_due.due(now):
                 self._upkeep.run(now)
                 # Here the bookkeeping is healed: what is held by now is held for good.
                 held = sorted((key.task_id, key.try_number) for key in self.running)

@@ -125,6 +125,23 @@ def test_an_answer_that_is_none_is_a_call_that_failed(world: World, body: bytes)
     assert world.calls[-1] == ("DescribeTasks", "network")
 
 
+@pytest.mark.parametrize("spoilt", [{"createdAt": []}, {"lastStatus": None}, {"version": 2**70}, {"stopCode": "a\n"}])
+def test_a_task_that_can_not_be_read_keeps_no_other_from_being_seen(world: World, spoilt: dict[str, Any]) -> None:
+    good, bad = sorted(launch(world, 2))
+
+    def spoil(parsed: dict[str, Any], **_: Any) -> None:
+        for task in parsed["tasks"]:
+            if task["taskArn"] == bad:
+                task.update(spoilt)
+
+    world.client.meta.events.register("after-call.ecs.DescribeTasks", spoil)
+    shown = world.gateway.describe("default", [good, bad])
+    assert ([task.arn for task in shown.tasks], shown.missing, shown.unreadable) == ([good], frozenset(), (bad,))
+    # Nor does a listing without it pass for one that shows all.
+    with pytest.raises(EcsUnavailable, match=bad):
+        world.gateway.list_tasks("default", "airflow-task", stopped=True)
+
+
 def test_only_our_own_container_decides(make_world: MakeWorld) -> None:
     world = make_world()
     containers = [

@@ -100,6 +100,25 @@ def test_an_outcome_is_told_until_it_has_been_heard(
     assert prod.get("a").acked_version == prod.get("a").version
 
 
+def test_a_delivery_that_fails_keeps_the_rest_from_nothing(
+    prod: Deployment, airflow: PaperAirflow, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upkeep goes by the clock that delivery reads, and is what would withdraw the cause."""
+
+    def fail(_: object) -> dict[TaskKey, TaskInstanceView]:
+        raise ValueError("no task instance has such a key")
+
+    prod.queue("a", key=KEY)
+    prod.move("a", Phase.FAILED_START, reason="no such image")
+    monkeypatch.setattr(airflow, "task_instances", fail)
+    for _ in range(2):
+        before = prod.store.now()
+        with pytest.raises(ValueError, match="no task instance"):
+            delivery.deliver()
+        assert delivery.now is not None
+        assert delivery.now >= before
+
+
 def test_outcomes_of_others_are_not_ours_to_tell(prod: Deployment, airflow: PaperAirflow, delivery: Delivery) -> None:
     prod.queue("a", key=KEY, owner_job_id=8)
     prod.queue("b", key=KEY, team="blue")

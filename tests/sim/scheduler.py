@@ -21,7 +21,6 @@ from tests.world import DEPLOYMENT
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime
 
     from sqlalchemy import Connection
 
@@ -65,7 +64,6 @@ class Scheduler:
         shed_after = timedelta(seconds=TASK_QUEUED_TIMEOUT) / 3
         self.upkeep = Upkeep(partial(begin, "upkeep"), self, self.owner, shed_after)
         self._upkeep_due = Every(timedelta(seconds=max(5.0, 1.5 * sim.pace)))
-        self._now: datetime | None = None
         self._ok = self._detached = False
         self._adopt_at = self._stuck_at = self._purge_at = 0.0
 
@@ -121,16 +119,17 @@ class Scheduler:
 
     def _sync(self) -> None:
         """EcsReconcilerExecutor.sync: see reconciler/airflow/parts.py."""
-        self._ok = self._now is not None
+        now = self.delivery.now
+        self._ok = now is not None
         with self._contained("late workloads"):
             self._write_late()
         upkept = False
-        if self._now is not None and self._upkeep_due.due(self._now):
+        if now is not None and self._upkeep_due.due(now):
             with self._contained("upkeep"):
-                self.upkeep.run(self._now)
+                self.upkeep.run(now)
                 upkept = True
         with self._contained("delivery"):
-            self._now = self.delivery.deliver()
+            self.delivery.deliver()
         held = sorted((key, 0) if isinstance(key, str) else (key.task_id, key.try_number) for key in self.running)
         self.sim.note("synced", job=self.job.id, ok=self._ok, upkept=upkept, held=held)
 

@@ -342,6 +342,13 @@ def test_what_is_given_back_to_airflow_can_never_be_launched(conn: Connection, p
     assert shim.shed(conn, [a]) == []
 
 
+def test_what_another_scheduler_was_given_meanwhile_is_not_given_back(conn: Connection, prod: Deployment) -> None:
+    read = prod.queue("a")
+    shim.own(conn, ["a"], 8)
+    assert shim.shed(conn, [read]) == []
+    assert prod.get("a").phase is Phase.PENDING
+
+
 def test_demand_counts_what_takes_a_slot_what_waits_and_what_gave_one_back(conn: Connection, prod: Deployment) -> None:
     assert shim.demand(conn, "prod") == Demand(0, 0, 0, daemon_alive=True)
     for exec_id in ("a", "b", "c", "d", "unwanted", "rejected"):
