@@ -66,12 +66,15 @@ class Audit:
         self._begin = begin
         self._write = write
         self._owner = owner
+        self._more = False
 
     def tell(self) -> None:
         """One heartbeat's share."""
-        with self._begin() as connection:
-            if not self._untold(connection, lock=False):
-                return
+        if not self._more:
+            # Most of the time there is nothing, and no reason to keep others from writing.
+            with self._begin() as connection:
+                if not self._untold(connection, lock=False):
+                    return
         with self._begin() as connection:
             if connection.dialect.name == "sqlite":
                 # Or another writer could slip in between reading and writing, and SQLite would refuse to go on.
@@ -86,6 +89,7 @@ class Audit:
             if rows:
                 self._write(connection, rows)
                 told.mark(connection, some)
+        self._more = bool(rows)
 
     def _untold(self, connection: Connection, *, lock: bool) -> list[told.Untold]:
         limit = LIMIT if lock else 1

@@ -49,6 +49,8 @@ UPKEEP_EVERY: Final = timedelta(seconds=5)
 SECOND_LOOK_EVERY: Final = timedelta(seconds=1)
 AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
+PUT_OFF: Final = 3
+"""While upkeep hurries, so many heartbeats in a row leave the audit log alone, and then one leaves upkeep alone."""
 
 
 class Parts:
@@ -72,7 +74,7 @@ class Parts:
         self._audit = Audit(self.begin, auditlog.write, self._owner)
         self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
-        self._put_off = False
+        self._put_off = 0
         self._demand_due = Every(DEMAND_EVERY)
         self._announce_due = Every(timedelta(seconds=ANNOUNCE_EVERY))
         self._me = _component(executor, options)
@@ -102,10 +104,11 @@ class Parts:
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
             self.enqueue.write_late(self.begin)
-        looks = False
         now = self._delivery.now
-        if now is not None and self._upkeep_is_due(now):
-            looks = True
+        # The scheduler waits: no heartbeat has both this and what can wait, and neither waits for long.
+        looks = now is not None and self._put_off < PUT_OFF and self._upkeep_is_due(now)
+        self._put_off = self._put_off + 1 if looks else 0
+        if now is not None and looks:
             with self._trouble.contained("upkeep"):
                 self._upkeep.run(now)
         with self._trouble.contained("delivery"):
@@ -116,14 +119,12 @@ class Parts:
                 with self.begin() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
-        # The scheduler waits: after upkeep, what can wait is for the next heartbeat, and not for the one after it.
-        self._put_off = looks and not self._put_off
-        if self._put_off:
+        if now is None or looks:
             return
-        if now is not None and self._audit_due.due(now):
+        if self._audit_due.due(now):
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()
-        if now is not None and self._announce_due.due(now):
+        if self._announce_due.due(now):
             with self._trouble.contained("announcing settings"), self.begin() as connection:
                 announce(connection, self._owner.deployment, self._me)
 

@@ -12,6 +12,7 @@ import pytest
 from airflow import settings
 from sqlalchemy import insert, update
 
+from reconciler.airflow.parts import PUT_OFF
 from reconciler.airflow.upkeep import Every
 from reconciler.store import told
 from reconciler.store.schema import attempts
@@ -103,15 +104,19 @@ def test_a_heartbeat_writes_at_most_50_rows_and_the_next_ones_the_rest(world: Wo
     assert counts == [50, 60, 60]
 
 
-def test_upkeep_puts_it_off_by_one_heartbeat_and_no_more(world: World) -> None:
+def test_no_heartbeat_has_both_upkeep_and_this_and_neither_waits_for_ever(world: World) -> None:
     (w,) = world.queued()
     launched(w)
-    world.executor._parts._upkeep_due = Every(timedelta(0))
+    parts = world.executor._parts
+    parts._upkeep_due = Every(timedelta(0))
+    looks: list[datetime] = []
+    parts._upkeep.run = looks.append
     counts = []
-    for _ in range(2):
+    for _ in range(2 * PUT_OFF + 2):
         world.beat()
-        counts.append(len(rows()))
-    assert counts == [0, 1]
+        counts.append((len(looks), len(rows())))
+    busy = [(n, 0) for n in range(1, PUT_OFF + 1)]
+    assert counts == [*busy, (PUT_OFF, 1), *((PUT_OFF + n, 1) for n, _ in busy), (2 * PUT_OFF, 1)]
 
 
 def test_a_row_and_its_mark_are_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
