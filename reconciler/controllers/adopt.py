@@ -195,12 +195,12 @@ class Adopt:
     def _suspicious(self, now: datetime, by_arn: Mapping[str, Workload]) -> int:
         """How many wanted tasks are MISSING, once one of them may be called lost.
 
-        Not only those that are overdue: while ECS hides all, each launch is MISSING for a while longer than the next.
-        Nor only those of this pass: they are looked at in turns.
+        Not only those that are overdue, or were looked at several times: ECS may have begun to hide all just now, and
+        a task that it would have shown next is the first one to be overdue. Nor only those of this pass: they are
+        looked at in turns.
         """
-        missed = [missed for arn, missed in self._missed.items() if by_arn[arn].desired is Desired.RUN]
-        overdue = any(now - since >= self._policy.missing_grace for _, since, _ in missed)
-        return sum(misses >= MISSES for misses, _, _ in missed) if overdue else 0
+        missed = [since for arn, (_, since, _) in self._missed.items() if by_arn[arn].desired is Desired.RUN]
+        return len(missed) if any(now - since >= self._policy.missing_grace for since in missed) else 0
 
     def _list(self, lease: Lease, failures: Failures, *, stopped: bool) -> int:
         """Look for tasks that carry our name, whether or not we know them.

@@ -148,7 +148,8 @@ def test_what_nobody_wants_does_not_hide_from_the_breaker_that_all_others_are_mi
     world.close()
 
 
-def test_what_was_launched_while_ecs_shows_nothing_counts_although_it_is_not_overdue_yet(world: World) -> None:
+@pytest.mark.parametrize("shown", [120, 200], ids=["not overdue yet", "seen a moment ago"])
+def test_what_ecs_began_to_hide_later_counts_as_well(world: World, shown: int) -> None:
     world.behaviour.seconds = 7200
     world.queue("first")
     world.run(10)
@@ -156,7 +157,7 @@ def test_what_was_launched_while_ecs_shows_nothing_counts_although_it_is_not_ove
     world.run(100, step=10)
     later = [f"w{n}" for n in range(11)]
     world.queue(*later)
-    world.run(120, step=10)
+    world.run(shown, step=10)
     for name in later:
         world.model.faults.hide(world.row(name).task_arn or "")
     world.run(100, step=10)

@@ -39,9 +39,11 @@ class Checker(TableRules, EcsRules, AirflowRules):
         if event["what"] in ("the database is flaky", "no scheduler runs"):
             self.flaky_until = max(self.flaky_until, self.t + event["with"]["seconds"])
         self.stale = self.stale or event["with"].get("mode") == "stale"
+        if event["what"] in ("ECS is flaky", "ECS is away"):
+            self.ecs_until = max(self.ecs_until, self.t + event["with"]["seconds"])
 
     def on_api(self, event: dict[str, Any]) -> None:
-        self.api_down = event["down"]
+        self.api_until = float("inf") if event["down"] else self.t
 
     def on_poison(self, event: dict[str, Any]) -> None:
         self.poisoned.add(event["name"])

@@ -18,12 +18,7 @@ class AirflowRules(Known):
         if event["ext"] and event["state"] in ("queued", "running"):
             self.inactive_since.pop(event["ext"], None)
         self._queued_until_now(event["name"], ti)
-        if event["why"] in ("stuck", "stuck too often"):
-            ti.hampered = ti.hampered or self.flaky_until > ti.queued_at
-        elif event["state"] == "running":
-            ti.hampered = False
-        if event["state"] == "queued":
-            ti.queued_at = self.t
+        self._waits(event, ti)
         ti.state, ti.id, ti.ext = event["state"], event["id"], event["ext"]
         why = event["why"]
         if "restarting" in (before, ti.state):
@@ -39,6 +34,18 @@ class AirflowRules(Known):
             self._failed(event, before, was_id)
         if why == "event overwrote the id":
             self.broken("S4 no event overwrites the id", ti.id, event["name"])
+
+    def _waits(self, event: dict[str, Any], ti: Instance) -> None:
+        """Whether it may be called stuck in QUEUED: what hampers one wait is remembered for the next ones."""
+        if event["why"] in ("stuck", "stuck too often"):
+            troubled = max(self.flaky_until, min(self.api_until, self.ecs_until)) > ti.queued_at
+            ti.hampered = ti.hampered or troubled or ti.adopted == ti.ext
+        elif event["state"] == "running":
+            ti.hampered = False
+        elif event["why"] == "adopted":
+            ti.adopted = event["ext"]
+        if event["state"] == "queued":
+            ti.queued_at = self.t
 
     def _failed(self, event: dict[str, Any], before: str | None, was_id: str) -> None:
         """Nothing fails without a cause that is its own."""

@@ -40,7 +40,7 @@ class EcsRules(Known):
         left = self.left.get((exec_id, attempt))
         if left is not None and left < event["signed"]:
             self.broken("I5 no RunTask for what has moved on", f"{exec_id} attempt {attempt}", exec_id, task.arn)
-        for other in self.tasks.values():
+        for other in self.tasks.values() if exec_id not in self.excused else ():
             row = self.rows.get(other.id, {})
             lost = row.get("phase") == "LOST" and (self.hidden or (self.ever_hidden and row["desired"] == "STOP"))
             lost = lost or (other.id, other.attempt) in self.believed_absent
@@ -85,7 +85,7 @@ class EcsRules(Known):
         if task := self.tasks.get(event["arn"]):
             task.stopped, task.code, task.stop_code, task.ended = self.t, event["code"], event["stop_code"], True
             task.works = False
-            if self.api_down and event["code"] == 0:
+            if self.t < self.api_until and event["code"] == 0:
                 self.echo_at = self.t
             if not event["ran"] and (event["stop_code"] == "TaskFailedToStart" or task.id in self.late):
                 self.own_faults[task.id] = self.own_faults.get(task.id, 0) + 1

@@ -175,7 +175,8 @@ class Sim:
         self.pace = 10.0
         self.healed = False
         self.longest_idle = 16.0
-        self.longest_doze = 300.0
+        self.longest_doze = 200.0
+        """Less than `missing_grace`: a real daemon looks every few seconds, and looks far apart prove nothing."""
         self.happened = 0
         self.dozing: list[Fiber] = []
         self.armed: list[tuple[str, Callable[[], None]]] = []

@@ -214,6 +214,7 @@ def hears(version: int) -> list[Event]:
     return [*known, at(3, "mail_deleted", who="daemon", arn="a", version=3)]
 
 
+ECS_AWAY = at(0, "trouble", what="ECS is away", **{"with": {"seconds": 60.0}})
 POISON = at(0, "poison", name="t1")
 LAUNCHED: Event = {"phase": "LAUNCHING", "attempt": 1}
 
@@ -347,6 +348,35 @@ def test_a_flaky_database_that_once_kept_a_workload_back_is_remembered_until_it_
     assert "W1 waiting fails no task" in {violation.rule for violation in check([*told, *ran, ended])}
 
 
+def api(t: float, *, down: bool) -> Event:
+    return at(t, "api", down=down)
+
+
+@pytest.mark.parametrize(
+    ("troubles", "broken"),
+    [
+        ([], True),
+        ([api(1, down=True)], True),
+        ([ECS_AWAY], True),
+        ([ECS_AWAY, api(1, down=True)], False),
+        ([ECS_AWAY, api(1, down=True), api(4, down=False)], True),
+        ([ECS_AWAY, api(1, down=True), api(40, down=False)], False),
+        ([ti("queued", 50.0, why="adopted", ext="t1-2")], False),
+        ([ti("queued", 3.0, why="adopted", ext="t1-1")], True),
+    ],
+)
+def test_waiting_is_promised_for_one_outage_at_a_time(troubles: list[Event], broken: bool) -> None:
+    queued, ended = ti("queued", 5.0, ext="t1-2"), ti("failed", 90.0, why="stuck too often", ext="t1-2")
+    told = sorted([Row().write(0.0), *troubles, queued, ended], key=lambda event: float(event["t"]))
+    assert ("W1 waiting fails no task" in {violation.rule for violation in check(told)}) is broken
+
+
+def test_a_call_on_its_way_when_its_row_was_deleted_by_hand_may_meet_the_next_one() -> None:
+    old, new = Row(), Row("t1-2")
+    called = [old.write(), old.write(1.0, **LAUNCHED), old.gone(2.0, via="by hand")]
+    assert check([*called, *new.launched(3.0, "b"), old.created(4.0)]) == []
+
+
 @pytest.mark.parametrize("phase", ["LAUNCHING", "STARTED"])
 def test_after_a_restored_backup_a_launch_may_take_its_time(phase: str) -> None:
     left = [*Row().launched(), ti("queued", why="restored"), end(tis=["t1 queued"], rows=[f"t1-1 {phase}"])]
@@ -354,12 +384,14 @@ def test_after_a_restored_backup_a_launch_may_take_its_time(phase: str) -> None:
     assert broken is (phase != "LAUNCHING")
 
 
-@pytest.mark.parametrize(("at_the_end", "broken"), [(True, False), (False, True)])
-def test_an_end_that_was_reported_before_an_outage_may_pass_for_proof(at_the_end: bool, broken: bool) -> None:
+@pytest.mark.parametrize(("ended_at", "broken"), [(2, True), (4, False), (6, True)])
+def test_an_end_that_was_reported_before_an_outage_may_pass_for_proof(ended_at: float, broken: bool) -> None:
     row, other = Row(), Row("t2-1", "t2#1")
     begun = [*other.launched(0.5, "b"), *row.launched(), ti("queued"), EXIT]
-    outage = [at(3, "api", down=True), stopped(4, "b"), at(5, "api", down=False)]
-    told = [*begun, *(outage if at_the_end else reversed(outage)), ti("failed", 9.0, why="event")]
+    outage = sorted(
+        [api(3, down=True), stopped(ended_at, "b"), api(5, down=False)], key=lambda event: float(event["t"])
+    )
+    told = [*begun, *outage, ti("failed", 9.0, why="event")]
     assert ("W2 no trouble of others fails a task" in {violation.rule for violation in check(told)}) is broken
 
 

@@ -62,9 +62,11 @@ class Instance:
     restarted_at: float = float("-inf")
     """When it was last seen RESTARTING."""
     queued_at: float = 0.0
+    adopted: str | None = None
+    """The queueing that a scheduler adopted: nobody delivered meanwhile, and Airflow counts that time too."""
     hampered: bool = False
-    """Since it ran, it was stuck in QUEUED at least once while the database failed its scheduler now and then, or there
-    was none."""
+    """Since it ran, it was stuck in QUEUED at least once while the database failed its scheduler now and then, there
+    was none, or both ECS and Airflow's API server were in trouble."""
 
 
 @dataclass
@@ -121,7 +123,9 @@ class Known:
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
     ever_hidden: bool = False
-    api_down: bool = False
+    api_until: float = float("-inf")
+    """When Airflow's API server was last away. While it is, for ever."""
+    ecs_until: float = float("-inf")
     echo_at: float = float("-inf")
     """When a task was last stopped that had told its outcome before Airflow's API server went away."""
     flaky_until: float = float("-inf")
