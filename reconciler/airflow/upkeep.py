@@ -270,5 +270,5 @@ class Upkeep:
 
 def _runs(w: Workload, ti: TaskInstanceView | None) -> bool:
     """Whether the task instance runs under this workload, although it has no container: Airflow may have admitted the
-    container of an earlier queueing in its place."""
-    return ti is not None and ti.state == "running" and ti.external_executor_id == w.exec_id
+    container of an earlier queueing in its place. If it was cleared since, it waits to hear of this workload's end."""
+    return ti is not None and ti.state in ("running", "restarting") and ti.external_executor_id == w.exec_id

@@ -181,6 +181,21 @@ def test_a_pass_takes_on_so_much_and_the_next_one_comes_soon(
     assert [prod.get(name).desired for name in gone] == [stop] * 3
 
 
+@pytest.mark.parametrize("state", ["running", "restarting"])
+def test_what_airflow_runs_under_a_workload_that_waits_is_not_given_back(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, state: str
+) -> None:
+    """It has admitted the container of an earlier queueing."""
+    prod.queue("a", key=KEY)
+    prod.set("a", created_at=prod.store.now() - timedelta(seconds=300))
+    airflow.tis[KEY] = TaskInstanceView("ti-a", state, 1, "a", queued_by_job_id=7)
+    upkeep.run(prod.store.now())
+    assert (airflow.given_back, prod.get("a").phase) == ([], Phase.PENDING)
+    airflow.tis[KEY] = TaskInstanceView("ti-a", "queued", 1, "a", queued_by_job_id=7)
+    upkeep.run(prod.store.now())
+    assert (airflow.given_back, prod.get("a").phase) == (["a"], Phase.CANCELLED)
+
+
 def test_what_is_given_back_is_given_back_in_parts(
     prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
