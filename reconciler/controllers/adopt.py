@@ -143,11 +143,12 @@ class Adopt:
             return 0
         snapshot = self._store.in_phase(*LIVE)
         by_arn = {w.task_arn: w for w in snapshot.workloads if w.task_arn}
-        pace = (
-            sweep.with_events(len(by_arn))
-            if self._calm
-            else sweep.polling(len(by_arn), self._sweep_interval, at_once=self.missing_breaker.tripped)
-        )
+        if self._calm:
+            pace = sweep.with_events(len(by_arn))
+        else:
+            busy = any(w.phase is Phase.STARTED for w in by_arn.values())
+            at_once = self.missing_breaker.tripped
+            pace = sweep.polling(len(by_arn), self._sweep_interval, busy=busy, at_once=at_once)
         stalest = self._staleness.stalest(by_arn, pace.tasks, now)
         if due:
             self._look_at = now + pace.every

@@ -17,9 +17,9 @@ CALM_CALLS: Final = 6
 CALM_RATE: Final = 2.97
 CALM_WITHIN: Final = 2.0
 """Up to so many calls are made at so many per second, and all of them within so many seconds."""
-MANY_WITHIN: Final = 1.3
-"""Seconds in which more of them are made. They exceed that rate anyway, and where so many tasks run there may be many
-to launch: then a scheduler hears of an end later than one that idles."""
+BUSY_WITHIN: Final = 1.3
+"""Seconds in which all are made while tasks are being launched, because then a scheduler hears of an end later than one
+that idles; and where there are more of them, which exceed that rate anyway."""
 GREATEST_RATE: Final = 12.0
 """Calls per second at most, of the 20 that an account has for reading: listings, other looks and others need some."""
 STEPS: Final = 5
@@ -38,14 +38,15 @@ class Pace:
     tasks: int
 
 
-def polling(live: int, interval: float, *, at_once: bool = False) -> Pace:
+def polling(live: int, interval: float, *, busy: bool = False, at_once: bool = False) -> Pace:
     """The pace without events: each of `live` tasks every `interval` seconds, or less often if that takes more calls
     than are allowed.
 
-    `at_once`: the whole round in one step.
+    `busy`: tasks are being launched. `at_once`: the whole round in one step.
     """
     calls = max(1, math.ceil(live / BATCH))
-    seen_within = min(calls / CALM_RATE, CALM_WITHIN) if calls <= CALM_CALLS else MANY_WITHIN
+    calm = calls <= CALM_CALLS and not busy
+    seen_within = min(calls / CALM_RATE, CALM_WITHIN if calm else BUSY_WITHIN)
     seconds = max(interval, seen_within, calls / GREATEST_RATE)
     # Whole calls: a step of 102 tasks would take two for what costs one.
     calls_at_once = calls if at_once else math.ceil(calls / STEPS)

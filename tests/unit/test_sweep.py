@@ -40,6 +40,13 @@ def test_a_few_more_than_five_hundred_take_a_few_more_calls(live: int) -> None:
     assert round_of(pace, live) <= 2.0
 
 
+@pytest.mark.parametrize("live", [1, 100, 400, 500, 600, 1000])
+def test_while_tasks_are_launched_all_are_seen_sooner(live: int) -> None:
+    pace = polling(live, 0.4, busy=True)
+    assert round_of(pace, live) <= 1.4
+    assert calls_per_second(pace) <= 8.0
+
+
 @pytest.mark.parametrize("live", [501, 1000, 2000, 5000, 10000])
 def test_many_are_seen_within_the_budget_for_reading(live: int) -> None:
     pace = polling(live, 1.0)
