@@ -72,6 +72,14 @@ def terminal(site: Site, *arguments: str) -> Iterator[Terminal]:
         os.close(master)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """A shell's background jobs ignore Ctrl-C, and so does what they start: this suite may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_status_is_drawn_anew_until_ctrl_c_and_gives_the_screen_back(site: Site) -> None:
     site.queue("a", key=KEY)
     with terminal(site, "status", "--watch", "--interval", "0.2") as shown:
