@@ -39,7 +39,7 @@ from reconciler.store.schema import metadata
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Engine
 
@@ -415,6 +415,21 @@ class World:
 
     def live(self, exec_id: str | None = None) -> list[dict[str, Any]]:
         return [task for task in self.tasks(exec_id) if task["lastStatus"] != "STOPPED"]
+
+    def start_foreign(self, started_by: str, overrides: Mapping[str, Any] | None = None) -> str:
+        """Somebody else starts a task in our cluster. Returns its ARN."""
+        command = {"containerOverrides": [{"name": CONTAINER, "command": ["x", "foreign", "1"]}]}
+        network = {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}
+        request = {
+            "cluster": CLUSTER,
+            "taskDefinition": FAMILY,
+            "launchType": "FARGATE",
+            "startedBy": started_by,
+            "networkConfiguration": network,
+            "overrides": overrides or command,
+        }
+        arn: str = self.model.call("RunTask", request, self.ecs_now)["tasks"][0]["taskArn"]
+        return arn
 
     def definition(self, name: str) -> Any:
         """What ECS shows of a task definition."""

@@ -51,9 +51,8 @@ def find_connection(conn_id: str, *, in_database: bool) -> Any:
 def _ask(backend: Any, conn_id: str) -> Any:
     try:
         value = backend.get_conn_value(conn_id)
-    except (
-        NotImplementedError
-    ):  # by Airflow's contract: such a backend has no text to show, and makes connections itself
+    except NotImplementedError:
+        # By Airflow's contract: such a backend has no text to show, and makes connections itself.
         return backend.get_connection(conn_id)
     if value is None:
         return None

@@ -18,8 +18,8 @@ CALM_RATE: Final = 2.97
 CALM_WITHIN: Final = 2.0
 """Up to so many calls are made at so many per second, and all of them within so many seconds."""
 BUSY_WITHIN: Final = 1.3
-"""Seconds in which all are made while tasks are being launched, because then a scheduler hears of an end later than one
-that idles; and where there are more of them, which exceed that rate anyway."""
+"""Seconds in which all are made where there are more of them, which exceed that rate anyway, or while tasks are being
+launched: a scheduler that queues hears of an end later than one that idles."""
 GREATEST_RATE: Final = 12.0
 """Calls per second at most, of the 20 that an account has for reading: listings, other looks and others need some."""
 STEPS: Final = 5

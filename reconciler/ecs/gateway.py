@@ -119,7 +119,10 @@ class Gateway:
         except CallFailedError as failed:
             return failed.verdict.answer()
         if tasks := answer.get("tasks"):
-            return Accepted(ecs_task(tasks[0]))
+            try:
+                return Accepted(ecs_task(tasks[0]))
+            except NO_TASK as error:
+                return Unknown(f"RunTask's answer shows a task in a form that is not ECS's: {error!r}")
         if failures := answer.get("failures"):
             return not_started(failures)
         return Unknown("RunTask's answer names neither a task nor a failure")
@@ -140,9 +143,7 @@ class Gateway:
         shown = self._describe(Call.LISTING, cluster, list(dict.fromkeys(arns)))
         if shown.unreadable:
             # That a listing does not show a launch settles it, so it shows all or it fails.
-            raise EcsUnavailable(
-                f"tasks of the family {family} are shown in a form that is not ECS's: {shown.unreadable}"
-            )
+            raise EcsUnavailable(f"tasks are shown in a form that is not ECS's: {', '.join(shown.unreadable)}")
         return shown.tasks
 
     def stop(self, cluster: str, arn: str, reason: str) -> None:

@@ -82,12 +82,12 @@ def main() -> None:
             stand.database.schedule(live)
             stand.until("what is live", lambda: stand.counts()["running"] >= live, PATIENCE)
             stand.ecs.do("hurry", wanted=False)
-            time.sleep(3)
+            time.sleep(3)  # until nothing is left of the launches but their tasks
             tables.append(record(stand.its_daemon, seconds, "daemon-idle"))
             tables.append(record(stand.scheduler, seconds, "scheduler-idle"))
             for process, name in ((stand.its_daemon, "daemon-launching"), (stand.scheduler, "scheduler-launching")):
                 stand.database.schedule(live)
-                time.sleep(1)
+                time.sleep(1)  # until launching is in full swing
                 tables.append(record(process, min(seconds, live / 25), name))
                 wanted = stand.counts()["made"]
                 stand.reached("the rest", lambda wanted=wanted: stand.counts()["made"] > wanted + live, live / 20)  # type: ignore[misc] # mypy can not infer this lambda

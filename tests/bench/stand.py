@@ -255,7 +255,7 @@ class Stand:
                 raise CutOffError(f"waited {seconds:.0f} s in vain for {what}: {self._folder}")
             if not self.scheduler.alive:
                 raise RuntimeError(f"the scheduler has ended: {self.scheduler.log.read_text()[-2000:]}")
-            time.sleep(LOOK)
+            time.sleep(LOOK)  # between looks at another process, which tells nobody when it holds
 
     def reached(self, what: str, condition: Callable[[], object], seconds: float) -> bool:
         """Whether it came to hold in this time."""

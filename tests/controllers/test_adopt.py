@@ -7,7 +7,7 @@ import pytest
 from reconciler.core.phase import Phase
 from reconciler.localecs import ResponseLost, Settings
 from tests.controllers.steps import SERVER_ERROR, ended, unwanted
-from tests.world import CLUSTER, DEPLOYMENT, FAMILY, Replica, World
+from tests.world import DEPLOYMENT, Replica, World
 
 
 def lost_answer(world: World, minutes: float, *, after_effect: bool) -> None:
@@ -196,22 +196,9 @@ def test_a_cluster_that_can_not_be_asked_hides_no_other(world: World) -> None:
     assert world.replica.errors
 
 
-def foreign(world: World, started_by: str) -> str:
-    request = {
-        "cluster": CLUSTER,
-        "taskDefinition": FAMILY,
-        "launchType": "FARGATE",
-        "startedBy": started_by,
-        "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
-        "overrides": {"containerOverrides": [{"name": "airflow", "command": ["x", "foreign", "1"]}]},
-    }
-    arn: str = world.model.call("RunTask", request, world.ecs_now)["tasks"][0]["taskArn"]
-    return arn
-
-
 def test_a_task_of_ours_that_no_row_claims_is_stopped_after_its_grace(world: World) -> None:
     world.behaviour.seconds = 1e6
-    arn = foreign(world, f"{DEPLOYMENT}/nobody/1")
+    arn = world.start_foreign(f"{DEPLOYMENT}/nobody/1")
     world.run(590, step=5)
     assert [task["taskArn"] for task in world.live()] == [arn]
     world.run(300, step=5)
@@ -222,7 +209,7 @@ def test_a_task_of_ours_that_no_row_claims_is_stopped_after_its_grace(world: Wor
 @pytest.mark.parametrize("started_by", ["other/a/1", "somebody", f"{DEPLOYMENT}x/a/1", f"{DEPLOYMENT}/a"])
 def test_tasks_of_others_are_never_touched(world: World, started_by: str) -> None:
     world.behaviour.seconds = 1e6
-    arn = foreign(world, started_by)
+    arn = world.start_foreign(started_by)
     world.run(3600, step=20)
     assert [task["taskArn"] for task in world.live()] == [arn]
 
@@ -230,7 +217,7 @@ def test_tasks_of_others_are_never_touched(world: World, started_by: str) -> Non
 def test_when_most_tasks_look_like_orphans_none_is_stopped(world: World) -> None:
     world.behaviour.seconds = 1e6
     for n in range(12):
-        foreign(world, f"{DEPLOYMENT}/nobody{n}/1")
+        world.start_foreign(f"{DEPLOYMENT}/nobody{n}/1")
     world.run(3600, step=20)
     assert len(world.live()) == 12
     assert world.replica.adopt.orphan_breaker.tripped
@@ -240,6 +227,6 @@ def test_a_second_task_of_a_claimed_workload_is_an_orphan(world: World) -> None:
     world.behaviour.seconds = 1e6
     world.queue("a")
     world.run(10)
-    foreign(world, f"{DEPLOYMENT}/a/7")
+    world.start_foreign(f"{DEPLOYMENT}/a/7")
     world.run(900, step=5)
     assert [task["startedBy"] for task in world.live()] == [f"{DEPLOYMENT}/a/1"]

@@ -60,6 +60,18 @@ def test_a_repeated_launch_of_a_stopped_task_still_finds_it(world: World) -> Non
     assert (again.task.arn, again.task.stopped, again.task.container) == (arn, True, None)
 
 
+def test_an_answer_whose_task_can_not_be_read_is_unknown(world: World) -> None:
+    def spoil(parsed: dict[str, Any], **_: Any) -> None:
+        del parsed["tasks"][0]["taskArn"]
+
+    world.client.meta.events.register("after-call.ecs.RunTask", spoil)
+    assert isinstance(world.run(), Unknown)
+    assert world.made() == 1
+    world.client.meta.events.unregister("after-call.ecs.RunTask", spoil)
+    assert isinstance(world.run(), Accepted)
+    assert world.made() == 1
+
+
 @pytest.mark.parametrize(
     ("error", "after_effect", "made", "result"),
     [

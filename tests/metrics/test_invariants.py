@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -43,8 +43,8 @@ def test_two_live_tasks_of_one_launch_are_counted() -> None:
     world.behaviour.seconds = 600
     world.queue("a")
     world.run_until(lambda: len(world.live("a")) == 1)
-    request = {**_run_task(world, "a"), "clientToken": "another"}
-    world.model.call("RunTask", request, world.ecs_now)
+    (first,) = world.live("a")
+    world.start_foreign(first["startedBy"], first["overrides"])
     world.run(70)
     assert len({task["taskArn"] for task in world.tasks("a")}) == 2
     assert (meter.value("invariant_violations_total", invariant="one_task_per_launch") or 0) >= 1
@@ -66,16 +66,3 @@ def test_a_daemon_among_faults_breaks_none() -> None:
     assert meter.value("launch_failures_total", reason="image", action="again") == 3
     assert meter.value("launch_failures_total", reason="capacity", action="again") == 3
     world.close()
-
-
-def _run_task(world: World, exec_id: str) -> dict[str, Any]:
-    """A request that carries a workload's name, as its own launch did."""
-    (task,) = world.live(exec_id)
-    return {
-        "cluster": "airflow",
-        "taskDefinition": "airflow-task",
-        "launchType": "FARGATE",
-        "startedBy": task["startedBy"],
-        "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
-        "overrides": task["overrides"],
-    }
