@@ -57,8 +57,8 @@ class LogReader:
         if w is None or w.task_arn is None:
             return [], []
         if w.logs is None:
-            why = "its task definition does not send it to CloudWatch Logs, with log driver awslogs and a stream prefix"
-            return [f"ECS task {w.task_arn}: its output can not be shown here, because {why}"], []
+            why = "as far as ECS told, its task definition does not send it there with log driver awslogs and a prefix"
+            return [f"ECS task {w.task_arn}: its output can not be read from CloudWatch Logs: {why}"], []
         stream = stream_of(w.logs, w.task_arn)
         where = f"CloudWatch Logs, group {w.logs['group']}, stream {stream}"
         lines: list[str] = []

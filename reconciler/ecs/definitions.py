@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["Definitions"]
 
 REMEMBER: Final = 300.0
-"""Seconds for which an answer holds: a family may get a new revision. What ECS does not tell now is asked as late."""
+"""Seconds for which what was learned holds, and longer while ECS does not answer: a family may get a new revision."""
+ASK_AGAIN: Final = 5.0
+"""Seconds for which nothing is asked that could not be learned: an ECS that hangs must not hold up every launch."""
 KEEP: Final = 1000
 """So many task definitions at most: DAG authors name them."""
 
@@ -38,5 +40,6 @@ class Definitions:
             found = self._gateway.describe_task_definition(name)
         if len(self._known) >= KEEP:
             self._known.clear()
-        self._known[name] = (now + REMEMBER, found)
+        # A question may take long to fail, and the pause is to come after it.
+        self._known[name] = (self._clock.monotonic() + (REMEMBER if found else ASK_AGAIN), found)
         return found

@@ -177,7 +177,7 @@ def test_no_error_breaks_the_page(error: Exception, said: str) -> None:
 def test_where_there_is_nothing_to_show_it_says_why_or_leaves_it_to_airflow() -> None:
     reader = LogReader(lambda: 0.0, lambda region: pytest.fail(f"nobody needs a client for {region}"))
     assert reader.read(None) == ([], [])
-    assert "does not send it to CloudWatch Logs" in reader.read(workload("arn/1", logs=None))[0][0]
+    assert "can not be read from CloudWatch Logs" in reader.read(workload("arn/1", logs=None))[0][0]
 
 
 def test_the_newest_queueing_of_this_try_that_has_a_task_is_the_one(prod: Deployment) -> None:

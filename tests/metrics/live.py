@@ -17,12 +17,13 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import yaml
+from sqlalchemy.exc import OperationalError
 
 from reconciler.clock import SystemClock
 from reconciler.core.task import Spec, TaskKey, Workload
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
+
+    from sqlalchemy import Connection
 
     from reconciler.localecs import Effect
 
@@ -239,14 +242,20 @@ class Live:
         row = Workload("", DEPLOYMENT, queue=queue, owner_job_id=OWNER, spec=Spec('{"ti": {}}'))
         key = TaskKey("etl", "load", "run", -1, 1)
         rows = [replace(row, exec_id=name, ti_id=name, key=replace(key, map_index=n)) for n, name in enumerate(names)]
-        with writing(self.engine).begin() as conn:
-            shim.insert(conn, rows)
+        self._write(lambda conn: shim.insert(conn, rows))
 
     def _acknowledge(self) -> None:
         """What a scheduler's heartbeat does with outcomes."""
         while not self.clock.stopped:
-            with writing(self.engine).begin() as conn:
-                shim.acknowledge(conn, shim.undelivered(conn, DEPLOYMENT, OWNER, 1000).workloads)
+            self._write(lambda conn: shim.acknowledge(conn, shim.undelivered(conn, DEPLOYMENT, OWNER, 1000).workloads))
+            self.clock.wait(1.0)
+
+    def _write(self, work: Callable[[Connection], object]) -> None:
+        """As a scheduler does: what finds SQLite locked for seconds, on a busy machine, is done at its next turn."""
+        while not self.clock.stopped:
+            with suppress(OperationalError), writing(self.engine).begin() as conn:
+                work(conn)
+                return
             self.clock.wait(1.0)
 
     def _on_effect(self, effect: Effect) -> None:

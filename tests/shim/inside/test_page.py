@@ -32,7 +32,7 @@ def test_a_running_tasks_page_asks_an_executor_that_was_never_started(world: Wor
         assert beside.get_task_log(ti, 2) == ([], [])
     assert lines == []
     assert ARN in messages[0]
-    assert "does not send it to CloudWatch Logs" in messages[0]
+    assert "can not be read from CloudWatch Logs" in messages[0]
 
 
 def test_an_error_leaves_the_page_as_it_would_be_without_us(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
