@@ -128,8 +128,8 @@ def _inside() -> Row:
         (8, lines("Passes with errors by controller", "Per second. Normal: 0.",
                   Query(busy("reconcile_total", 'result="error"', by=("controller",)), "{{controller}}"), unit="ops",
                   runbook="Stalled")),
-        (8, lines("Duration of a pass, 99 %", "Normal: launch, retry, cleanup and report below 50 ms; adopt waits for "
-                  "DescribeTasks.",
+        (8, lines("Duration of a pass, 99 %", "Normal: launch, retry, cleanup and report below 50 ms; sweep and "
+                  "adopt wait for ECS.",
                   Query(quantile(0.99, "reconcile_duration_seconds", by=("controller",)), "{{controller}}"), unit="s",
                   runbook="Stalled")),
         (8, lines("Leader", "1 on the replica that leads. Normal: one line at 1, and it stays.",

@@ -17,6 +17,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
+from reconciler.controllers.sweep import Sweep
 from reconciler.core.errors import StartError
 from reconciler.core.finding import Level
 from reconciler.core.freshness import Freshness
@@ -157,7 +158,7 @@ class Shard:
         )
         self._fresh, self._backlog_at = False, 0.0
         self._manager: Manager | None = None
-        self._adopt: Adopt | None = None
+        self._watching: tuple[Sweep, Adopt] | None = None
         self._said: dict[str, str] = {}
 
     @property
@@ -179,7 +180,10 @@ class Shard:
 
     def breakers(self) -> dict[str, bool]:
         """Whether too much looks wrong at once, where this replica leads."""
-        return self._adopt.breakers() if self._adopt and self.elector.lease() else {}
+        if not self._watching or not self.elector.lease():
+            return {}
+        sweep, adopt = self._watching
+        return {"missing": sweep.breaker.tripped, "orphans": adopt.breaker.tripped}
 
     def levels(self) -> dict[str, RateLevel]:
         """The rate limits."""
@@ -227,7 +231,15 @@ class Shard:
             max_cpu=options.max_cpu,
             definition_of=Definitions(self._gateway, clock),
         )
-        self._adopt = adopt = Adopt(
+        sweep = Sweep(
+            store,
+            self._gateway,
+            clock,
+            policy=settings.policy,
+            sweep_interval=options.sweep_interval,
+            freshness=self.freshness,
+        )
+        adopt = Adopt(
             store,
             self._gateway,
             clock,
@@ -235,13 +247,12 @@ class Shard:
             shard=self.name,
             policy=settings.policy,
             deployment=options.deployment,
-            sweep_interval=options.sweep_interval,
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=metrics.orphan,
             on_twins=metrics.twins,
-            freshness=self.freshness,
         )
+        self._watching = sweep, adopt
         retry = Retry(store, clock, policy=settings.policy, api_gate=self._api_gate)
         cleanup = Cleanup(
             store,
@@ -251,7 +262,7 @@ class Shard:
             policy=settings.policy,
             retention=timedelta(seconds=options.retention),
         )
-        controllers: list[Controller] = [launch, adopt, retry, cleanup, _Report(self, adopt)]
+        controllers: list[Controller] = [launch, sweep, adopt, retry, cleanup, _Report(self, adopt)]
         if self._events:
             controllers.append(
                 Listen(
@@ -280,7 +291,7 @@ class Shard:
         common.report()
         self._metrics.held(held := self.held())
         self._log_holds(held)
-        self._metrics.seen(len(adopt.orphans), adopt.breakers(), self._limiter.levels())
+        self._metrics.seen(len(adopt.orphans), self.breakers(), self._limiter.levels())
         deployment = common.settings.options.deployment
         self._metrics.count(partial(take_census, common.engine, deployment, self.name))
         self._trails.settle(partial(heard, common.engine, deployment))

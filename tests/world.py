@@ -22,6 +22,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
+from reconciler.controllers.sweep import Sweep
 from reconciler.core import decide, runtask
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.freshness import Freshness
@@ -243,6 +244,7 @@ class Replica:
             max_cpu=world.max_cpu,
             definition_of=world.definition,
         )
+        self.sweep = Sweep(store, self.gateway, clock, policy=policy, sweep_interval=1.0, freshness=self.freshness)
         self.adopt = Adopt(
             store,
             self.gateway,
@@ -251,17 +253,15 @@ class Replica:
             shard=world.shard,
             policy=policy,
             deployment=DEPLOYMENT,
-            sweep_interval=1.0,
             listing_interval=60.0,
             orphan_grace=600.0,
             on_orphan=self.orphans.append,
-            freshness=self.freshness,
         )
         self.retry = Retry(store, clock, policy=policy, api_gate=self.gates["api_server"], on_retry=self.retried.append)
         self.cleanup = Cleanup(
             store, self.gateway, clock, profiles=world.profiles, policy=policy, retention=timedelta(days=2)
         )
-        self.controllers: list[Controller] = [self.launch, self.adopt, self.retry, self.cleanup]
+        self.controllers: list[Controller] = [self.launch, self.sweep, self.adopt, self.retry, self.cleanup]
         if world.events:
             queue = EventQueue(
                 ModelQueueClient(world.sqs, clock),  # type: ignore[arg-type] # the few methods that are called

@@ -3,9 +3,10 @@
 | controller | moves |
 | --- | --- |
 | launch  | PENDING to LAUNCHING to STARTED: intent before effect |
-| adopt   | what ECS shows into the table; tasks without a workload back to it, or out of the world |
+| adopt   | tasks without a workload back to it, or out of the world |
 | retry   | starts that provably did not happen back to PENDING, or to FAILED_START |
 | cleanup | what is not wanted any more to its end; rows that nobody needs out of the table |
+| sweep   | what ECS shows of the tasks that are known into the table |
 | listen  | what ECS's events tell into the table, where there is a queue of them |
 
 A controller holds nothing that a restart may not lose.

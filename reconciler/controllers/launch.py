@@ -123,16 +123,36 @@ class Launch:
         self._certain -= {(w.exec_id, w.attempt) for w, answer in answers if not isinstance(answer, DONE_NOTHING)}
         now = self._store.now()
         changes: list[Change] = []
+        verdicts: dict[identity.Launched, Answer] = {}
         for w, answer in answers:
             launched = (w.exec_id, w.attempt)
             certain = launched in self._certain
-            verdict = self._judge(w, answer)
+            verdict = verdicts[launched] = self._judge(w, answer)
             self._on_answer(w, verdict)
             new = decide.answered(w, verdict, now, self._policy, certain=certain)
             if new is None:
                 self._later(launched)
             else:
                 changes.append((w, new))
+        written = self._store.save(changes, lease) if changes else []
+        lost = {w.exec_id for w, _ in changes} - {w.exec_id for w in written}
+        return len(written) + (self._record_again(lost, verdicts, now, lease) if lost else 0)
+
+    def _record_again(
+        self, exec_ids: set[str], verdicts: Mapping[identity.Launched, Answer], now: datetime, lease: Lease
+    ) -> int:
+        """Write an answer to a row that somebody else has written to meanwhile, as it is now.
+
+        Airflow may have withdrawn it during the call. What is asked under its token then is another request, to which
+        ECS does not repeat that nothing was started: without this only a listing would prove it, forty minutes later.
+        """
+        changes: list[Change] = []
+        for w in self._store.find(exec_ids).workloads:
+            launched = (w.exec_id, w.attempt)
+            if w.phase is Phase.LAUNCHING and (verdict := verdicts.get(launched)):
+                certain = launched in self._certain
+                if new := decide.answered(w, verdict, now, self._policy, certain=certain):
+                    changes.append((w, new))
         return self._save(changes, lease)
 
     def _judge(self, w: Workload, answer: Answer) -> Answer:

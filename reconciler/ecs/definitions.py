@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
@@ -18,7 +17,7 @@ __all__ = ["Definitions"]
 REMEMBER: Final = 300.0
 """Seconds for which what was learned holds, and longer while ECS does not answer: a family may get a new revision."""
 ASK_AGAIN: Final = 5.0
-"""Seconds for which nothing is asked that could not be learned: an ECS that hangs must not hold up every launch."""
+"""Seconds before what could not be learned is asked again: soon, because a launch in between says nothing of logs."""
 KEEP: Final = 1000
 """So many task definitions at most: DAG authors name them."""
 
@@ -29,17 +28,20 @@ class Definitions:
     def __init__(self, gateway: Gateway, clock: Clock) -> None:
         self._gateway, self._clock = gateway, clock
         self._known: dict[str, tuple[float, Mapping[str, Any] | None]] = {}
+        self._silent_until = float("-inf")
 
     def __call__(self, name: str) -> Mapping[str, Any] | None:
         now = self._clock.monotonic()
         until, found = self._known.get(name, (now, None))
-        if until > now:
+        # An ECS that hangs holds up one launch, and not one for each name.
+        if now < max(until, self._silent_until):
             return found
-        # Without an answer, what it was before is the best guess.
-        with suppress(EcsThrottled, EcsUnavailable):
+        try:
             found = self._gateway.describe_task_definition(name)
+        except (EcsThrottled, EcsUnavailable):
+            self._silent_until = self._clock.monotonic() + ASK_AGAIN
+            return found  # what it was before is the best guess
         if len(self._known) >= KEEP:
             self._known.clear()
-        # A question may take long to fail, and the pause is to come after it.
-        self._known[name] = (self._clock.monotonic() + (REMEMBER if found else ASK_AGAIN), found)
+        self._known[name] = (now + (REMEMBER if found else ASK_AGAIN), found)
         return found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CATALOGUE", "CONTROLLERS", "PREFIX", "SHIM", "Kind", "Metric", "Scope", "Stability"]
 
 PREFIX: Final = "ecs_reconciler_"
-CONTROLLERS: Final = ("launch", "adopt", "retry", "cleanup", "report")
+CONTROLLERS: Final = ("launch", "sweep", "adopt", "retry", "cleanup", "report")
 
 
 class Kind(StrEnum):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Pass", "Slot"]
 
-CONTROLLERS: Final = ("launch", "adopt", "retry", "cleanup")
+CONTROLLERS: Final = ("launch", "sweep", "adopt", "retry", "cleanup")
 STEP: Final = 30
 """Seconds that one line of figures stands for."""
 KEPT: Final = 120

@@ -23,7 +23,8 @@ __all__ = ["API_VERSION", "CONTROLLERS", "controllers", "event", "links", "quota
 API_VERSION: Final = 1
 CONTROLLERS: Final[dict[str, Callable[[Pulse], int | None]]] = {
     "launch": lambda pulse: pulse.by_phase.get(Phase.PENDING, 0),
-    "adopt": lambda pulse: pulse.in_flight,
+    "sweep": lambda pulse: pulse.in_flight,
+    "adopt": lambda _: None,
     "retry": lambda _: None,
     "cleanup": lambda pulse: pulse.unwanted,
 }

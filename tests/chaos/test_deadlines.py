@@ -18,7 +18,7 @@ from sqlalchemy import event
 
 from reconciler import ending, manager
 from reconciler.clock import SystemClock
-from reconciler.controllers import cleanup
+from reconciler.controllers import adopt, cleanup
 from reconciler.core.errors import EcsUnavailable, StoreUnavailable
 from reconciler.core.phase import Phase
 from reconciler.ecs import client as client_module
@@ -208,6 +208,9 @@ def test_the_bounds_fit_into_each_other() -> None:
     store = ping + connect + greeting + answer
     ecs = (client_module.CONNECT_TIMEOUT + client_module.READ_TIMEOUT) * (1 + client_module.STS_ATTEMPTS)
     assert store + cleanup.STOP_FOR + ecs < manager.STUCK_AFTER
+    # A listing is two calls at least, and then its orphans are stopped.
+    assert store + adopt.LIST_FOR + 2 * ecs < manager.STUCK_AFTER
+    assert store + adopt.STOP_FOR + ecs < manager.STUCK_AFTER
     assert manager.PASSES_SECONDS + manager.END_SECONDS < ending.END_SECONDS < 10.0
 
 

@@ -1,13 +1,15 @@
-"""Adopt: match what ECS shows to what was asked for."""
+"""Adopt: what runs under our name goes back to its workload, or out of the world."""
 
 from __future__ import annotations
 
 import pytest
 
+from reconciler.controllers.adopt import LIST_FOR
+from reconciler.core.errors import EcsUnavailable
 from reconciler.core.phase import Phase
-from reconciler.localecs import ResponseLost, Settings
-from tests.controllers.steps import SERVER_ERROR, ended, unwanted
-from tests.world import DEPLOYMENT, Replica, World
+from reconciler.localecs import ResponseLost
+from tests.controllers.steps import SERVER_ERROR, ended
+from tests.world import DEPLOYMENT, FAMILY, World
 
 
 def lost_answer(world: World, minutes: float, *, after_effect: bool) -> None:
@@ -52,6 +54,48 @@ def test_while_ecs_hides_tasks_that_are_known_absence_proves_nothing(world: Worl
     assert (world.row("a").phase, world.row("a").attempt) == (Phase.RUNNING, 1)
 
 
+def test_a_cluster_that_can_not_be_asked_for_what_is_known_proves_nothing(world: World) -> None:
+    world.behaviour.seconds = 7200
+    world.queue("known")
+    world.run(10)
+    lost_answer(world, 41, after_effect=True)
+    for task in world.tasks():
+        world.model.faults.hide(task["taskArn"])
+    world.model.faults.on_call("DescribeTasks", SERVER_ERROR, times=None)
+    world.run(130, step=5)
+    assert world.row("a").phase is Phase.LAUNCHING
+
+
+def test_a_silent_ecs_holds_no_pass_up_for_long_and_each_task_definition_has_its_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as DAGs. One pass that asked for all of them would last for hours, and `/livez` would call it dead."""
+    world.behaviour.seconds = 7200
+    names = [f"w{n}" for n in range(20)]
+    world.queue(*names)
+    world.run(10)
+    with world.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE ecs_workload SET family = 'family-' || exec_id, version = version + 1")
+    world.model.faults.on_call("RunTask", ResponseLost(), times=None)
+    world.queue("waits")
+    world.run(2)
+    asked: list[str] = []
+
+    def silent(_cluster: str, family: str, *, stopped: bool) -> None:
+        asked.append(family)
+        world.clock.wait(20)
+        raise EcsUnavailable(f"no answer, {stopped=}")
+
+    monkeypatch.setattr(world.replica.gateway, "list_tasks", silent)
+    world.run(60, daemon=False)
+    while len(asked) <= len(names):
+        began = world.clock.now
+        with pytest.raises(EcsUnavailable):
+            world.replica.adopt.reconcile(world.lease())
+        assert world.clock.now - began <= LIST_FOR + 20
+    assert asked == [FAMILY, *sorted((f"family-{name}" for name in names), reverse=True)], "those that wait come first"
+
+
 def test_after_an_hour_nothing_can_be_proven_and_nothing_is_launched_again(world: World) -> None:
     lost_answer(world, 65, after_effect=False)
     world.run(120)
@@ -63,137 +107,6 @@ def test_a_stopped_task_whose_answer_was_lost_is_found_in_time(world: World) -> 
     lost_answer(world, 45, after_effect=True)
     ended(world, "a")
     assert (world.row("a").phase, world.row("a").exit_code) == (Phase.EXITED, 0)
-
-
-def test_missing_right_after_a_launch_means_nothing() -> None:
-    world = World(Settings(visibility_lag=90, list_lag=120, rates={}))
-    world.behaviour.seconds = 300
-    world.queue("a")
-    ended(world, "a")
-    assert (world.row("a").phase, world.row("a").attempt) == (Phase.EXITED, 1)
-    world.close()
-
-
-def test_a_task_that_ecs_has_forgotten_is_lost(world: World) -> None:
-    world.queue("a")
-    world.run(5)
-    world.replica.close()
-    world.run(2 * 3600, daemon=False)
-    world.restart()
-    world.run(290)
-    assert world.row("a").phase is Phase.RUNNING
-    world.run(20)
-    assert world.row("a").phase is Phase.LOST
-
-
-def test_a_task_that_was_launched_long_after_its_intent_may_be_missing_for_a_while_too() -> None:
-    world = World(Settings(visibility_lag=90, list_lag=120, rates={}))
-    world.behaviour.seconds = 600
-    away = world.model.faults.on_call("RunTask", SERVER_ERROR, times=None)
-    world.queue("a")
-    world.run(12 * 60, step=5)
-    world.model.faults.remove(away)
-    ended(world, "a")
-    assert (world.row("a").phase, world.row("a").attempt) == (Phase.EXITED, 1)
-    world.close()
-
-
-def test_misses_from_an_earlier_term_are_not_misses_in_a_row(world: World) -> None:
-    world.behaviour.seconds = 7200
-    world.queue("a")
-    world.run(400, step=10)
-    arn = world.tasks("a")[0]["taskArn"]
-    world.model.faults.hide(arn)
-    world.run(2)
-    first, world.replica = world.replica, Replica(world, "second")
-    world.model.faults.show(arn)
-    world.run(1200, step=10)
-    world.replica.close()
-    world.run(20, daemon=False)
-    world.replica = first
-    world.model.faults.hide(arn)
-    world.run(5)
-    assert world.row("a").phase is Phase.RUNNING
-
-
-def test_when_everything_is_missing_nothing_is_declared_lost(world: World) -> None:
-    world.behaviour.seconds = 7200
-    names = [f"w{n}" for n in range(20)]
-    world.queue(*names)
-    world.run(400, step=10)
-    for task in world.tasks():
-        world.model.faults.hide(task["taskArn"])
-    world.run(600, step=10)
-    assert world.replica.adopt.missing_breaker.tripped
-    assert {world.row(name).phase for name in names} == {Phase.RUNNING}
-    world.model.faults.clear()
-    world.run(5)
-    assert not world.replica.adopt.missing_breaker.tripped
-
-
-def test_what_nobody_wants_does_not_hide_from_the_breaker_that_all_others_are_missing() -> None:
-    world = World(max_running_tasks=50)
-    world.behaviour.seconds = 7200
-    wanted, others = [f"a{n}" for n in range(10)], [f"b{n}" for n in range(40)]
-    world.queue(*wanted, *others)
-    world.run(400, step=10)
-    for name in wanted:
-        world.model.faults.hide(world.row(name).task_arn or "")
-    world.run(200, step=10)
-    unwanted(world, *others)
-    world.run(130, step=10)
-    assert {world.row(name).phase for name in others} == {Phase.RUNNING}
-    assert world.replica.adopt.missing_breaker.tripped
-    assert {world.row(name).phase for name in wanted} == {Phase.RUNNING}
-    world.close()
-
-
-@pytest.mark.parametrize("shown", [120, 200], ids=["not overdue yet", "seen a moment ago"])
-def test_what_ecs_began_to_hide_later_counts_as_well(world: World, shown: int) -> None:
-    world.behaviour.seconds = 7200
-    world.queue("first")
-    world.run(10)
-    world.model.faults.hide(world.row("first").task_arn or "")
-    world.run(100, step=10)
-    later = [f"w{n}" for n in range(11)]
-    world.queue(*later)
-    world.run(shown, step=10)
-    for name in later:
-        world.model.faults.hide(world.row(name).task_arn or "")
-    world.run(100, step=10)
-    assert world.replica.adopt.missing_breaker.tripped
-    assert world.row("first").phase is Phase.RUNNING
-
-
-def test_a_full_quota_that_ecs_has_forgotten_empties_as_airflow_gives_its_tasks_up() -> None:
-    world = World(max_running_tasks=20)
-    names = [f"w{n}" for n in range(20)]
-    world.queue(*names)
-    world.run(8)
-    world.replica.close()
-    world.run(2 * 3600, daemon=False)
-    world.restart()
-    world.queue("next")
-    world.run(600, step=5)
-    assert world.replica.adopt.missing_breaker.tripped
-    unwanted(world, *names)
-    world.run(900, step=5)
-    assert {world.row(name).phase for name in names} == {Phase.LOST}
-    assert world.row("next").phase is Phase.EXITED
-    world.close()
-
-
-def test_a_cluster_that_can_not_be_asked_hides_no_other(world: World) -> None:
-    world.behaviour.seconds = 60
-    world.queue("here", "there")
-    world.run(5)
-    with world.engine.begin() as conn:
-        conn.exec_driver_sql(
-            "UPDATE ecs_workload SET cluster = 'a-gone', version = version + 1 WHERE exec_id = 'there'"
-        )
-    world.run(120, step=2)
-    assert world.row("here").phase is Phase.EXITED
-    assert world.replica.errors
 
 
 def test_a_task_of_ours_that_no_row_claims_is_stopped_after_its_grace(world: World) -> None:
@@ -220,7 +133,7 @@ def test_when_most_tasks_look_like_orphans_none_is_stopped(world: World) -> None
         world.start_foreign(f"{DEPLOYMENT}/nobody{n}/1")
     world.run(3600, step=20)
     assert len(world.live()) == 12
-    assert world.replica.adopt.orphan_breaker.tripped
+    assert world.replica.adopt.breaker.tripped
 
 
 def test_a_second_task_of_a_claimed_workload_is_an_orphan(world: World) -> None:

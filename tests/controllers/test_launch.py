@@ -235,6 +235,25 @@ def test_a_lost_answer_whose_recording_failed_leaves_no_certainty_behind(
     assert [(exec_id, n) for exec_id, n, _ in world.started] == [("a", 1)]
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_an_answer_to_what_was_withdrawn_during_its_call_is_not_lost(world: World, made: bool) -> None:
+    """What is asked under this token from now on is another request, to which ECS repeats no `failures[]`."""
+    world.run(1)  # the first listing, which would find the task at once
+    world.model.faults.on_call("RunTask", ResponseLost())
+    world.queue("a")
+    world.run_until(lambda: world.row("a").phase is Phase.LAUNCHING)
+    if not made:
+        world.model.faults.on_placement("RESOURCE:MEMORY")
+    answers = len(world.replica.answers)
+    world.run_until(lambda: len(world.replica.answers) > answers)
+    world.run_until(lambda: bool(world.replica.calls.under_way()))
+    unwanted(world, "a")
+    world.turn()
+    assert world.row("a").phase is (Phase.STOPPING if made else Phase.CANCELLED)
+    ended(world, "a")
+    assert len(world.tasks("a")) == made
+
+
 def test_a_conflict_that_names_no_task_leaves_no_certainty_behind(world: World) -> None:
     world.run(1)
     world.model.faults.on_call("RunTask", ResponseLost(), after_effect=True)

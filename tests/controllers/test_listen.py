@@ -194,7 +194,7 @@ class TestDeleted:
         listen_alone(world)
         assert world.row("a").phase is Phase.RUNNING
         assert world.waiting() == 1
-        world.replica.adopt.reconcile(world.lease())
+        world.replica.sweep.reconcile(world.lease())
         assert (world.row("a").phase, world.row("a").exit_code) == (Phase.EXITED, 0)
         listen_alone(world, 40.0)
         assert world.waiting() == 0
@@ -336,7 +336,7 @@ class TestMissing:
         run_fresh(world, *(f"w{n}" for n in range(8)))
         arn = world.row("w1").task_arn or ""
         world.model.faults.hide(arn)
-        world.run_until(lambda: bool(world.replica.adopt._missed), within=61)
+        world.run_until(lambda: bool(world.replica.sweep._missed), within=61)
         began = world.clock.now
         before = looks(world)
         world.run(240)
@@ -359,11 +359,10 @@ class TestMissing:
         for task in world.live():
             world.model.faults.hide(task["taskArn"])
         world.run(360, step=6)
-        assert world.replica.adopt.breakers()["missing"]
+        assert world.replica.sweep.breaker.tripped
         assert {world.row(exec_id).phase for exec_id in ids} == {Phase.RUNNING}
         world.model.faults.clear()
-        world.run(10)
-        assert not world.replica.adopt.breakers()["missing"]
+        world.run_until(lambda: not world.replica.sweep.breaker.tripped, within=10)
         world.close()
 
     def test_absence_is_not_believed_while_ecs_hides_what_we_know(self, world: World) -> None:
@@ -384,8 +383,8 @@ class TestMissing:
         world.replica.listen.reconcile(world.lease())
         # As if events had been timely to the last, and nobody's turn to be looked at had come since ECS began to hide.
         world.replica.freshness.reason = None
-        world.replica.adopt._look_at = world.clock.now + 5
-        assert not world.replica.adopt._missed
+        world.replica.sweep._look_at = world.clock.now + 5
+        assert not world.replica.sweep._missed
         world.replica.adopt.reconcile(world.lease())
         assert world.row("lost").phase is Phase.LAUNCHING
         assert world.model.stats()["tasks"]["created"] == 9

@@ -63,8 +63,8 @@ def test_what_can_not_be_known_now_is_asked_again_soon(
 ) -> None:
     """An outage of seconds must not hide the output of all that is launched in the minutes after it."""
     gateway.error = error
-    assert (definitions("etl"), definitions("etl")) == (None, None)
-    assert gateway.asked == ["etl"]
+    assert (definitions("etl"), definitions("etl"), definitions("ml")) == (None, None, None)
+    assert gateway.asked == ["etl"], "an ECS that hangs holds up more than one launch"
     gateway.error = None
     clock.wait(module.ASK_AGAIN + 1)
     assert definitions("etl") == SHOWN
@@ -88,9 +88,9 @@ def test_what_was_known_is_not_forgotten_while_ecs_does_not_answer(
     gateway.error = EcsUnavailable("x")
     clock.wait(module.REMEMBER + 1)
     assert definitions("etl") == SHOWN
+    assert gateway.asked == ["etl", "etl"]
     clock.wait(module.ASK_AGAIN + 1)
     assert definitions("etl") == SHOWN
-    assert gateway.asked == ["etl", "etl"]
 
 
 def test_authors_can_not_fill_the_memory(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) -> None:

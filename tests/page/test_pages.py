@@ -96,7 +96,8 @@ def test_the_table_is_shown_with_problems_first_and_reasons_in_words(prod: Deplo
     assert found["health"] == {"state": "ok", "reasons": []}
     assert {c["name"]: c["backlog"] for c in found["controllers"]} == {
         "launch": 1,
-        "adopt": 1,
+        "sweep": 1,
+        "adopt": None,
         "retry": None,
         "cleanup": 0,
     }
@@ -220,9 +221,10 @@ def test_a_controller_without_a_good_pass_degrades_health(prod: Deployment) -> N
     site = Site(prod)
     site.board.leading(1)
     site.now += 10
-    for name in ("launch", "adopt", "retry"):
+    for name in ("launch", "sweep", "adopt", "retry"):
         site.board.passed(name, "success", 0.1)
     site.now += 115
+    site.board.passed("sweep", "success", 0.1)
     site.board.passed("adopt", "success", 0.1)
     site.board.passed("retry", "error", 0.1)
     assert site.get("/api/v1/status")[1]["health"] == {

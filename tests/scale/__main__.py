@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 say = print
-CONTROLLERS = ("launch", "adopt", "retry", "cleanup", "report")
+CONTROLLERS = ("launch", "sweep", "adopt", "retry", "cleanup", "report")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _READ = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname LIKE 'ecs\\_%%'"
 

@@ -61,7 +61,7 @@ class Scale:
     def turn(self) -> Cost:
         """One pass of each controller, and one report."""
         replica = self.world.replica
-        replica.adopt._list_at = float("inf")  # a listing once a minute is looked at by itself
+        replica.adopt._round_at = float("inf")  # a listing once a minute is looked at by itself
         with counted(self.engine) as cost:
             replica.step()
             take_census(self.engine, DEPLOYMENT, self.world.shard)

@@ -18,7 +18,7 @@ from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from reconciler.localecs.task import Task
     from tests.sim.airflow import Airflow
@@ -57,11 +57,23 @@ class Weather:
         return "works"
 
 
+def family_of(queue: str) -> str:
+    """The task definition of a queue with a profile of its own."""
+    return f"{FAMILY}-{queue}"
+
+
 class Aws:
     """One account. Its clock is `skew` seconds ahead of the true time."""
 
     def __init__(
-        self, sim: Sim, settings: Settings, skew: float, chance: random.Random, *, events: bool = False
+        self,
+        sim: Sim,
+        settings: Settings,
+        skew: float,
+        chance: random.Random,
+        *,
+        events: bool = False,
+        queues: Iterable[str] = (),
     ) -> None:
         self.sim, self.skew, self.chance = sim, skew, chance
         self.model = EcsModel(settings, chance, events=events)
@@ -75,7 +87,6 @@ class Aws:
         self._shown: dict[str, list[Any]] = {}
         """All that DescribeTasks ever answered of a task."""
         definition = {
-            "family": FAMILY,
             "networkMode": "awsvpc",
             "requiresCompatibilities": ["FARGATE"],
             "cpu": "256",
@@ -87,7 +98,8 @@ class Aws:
         }
         for cluster in (CLUSTER, FAR):
             self.model.call("CreateCluster", {"clusterName": cluster}, self.now)
-        self.model.call("RegisterTaskDefinition", definition, self.now)
+        for family in (FAMILY, *map(family_of, queues)):
+            self.model.call("RegisterTaskDefinition", {**definition, "family": family}, self.now)
         lifecycle = self.model._tasks.lifecycle
         on_stopped, on_forgotten = lifecycle._on_stopped, lifecycle._on_forgotten
 

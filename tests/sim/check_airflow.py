@@ -67,7 +67,7 @@ class AirflowRules(Known):
             row = self.rows.get(ext or "")
             lost = row is not None and row["phase"] == "LOST"
             if "before Airflow admitted it" in why or "without reporting" in why:
-                lost = lost or not self.remembered  # how it is set up may be wrong: its user must hear of it
+                lost = lost or not self.has_admitted(ext)  # how it is set up may be wrong: its user must hear of it
             faults = self.own_faults.get(ext or "", 0)
             # An end that was reported before an outage, and seen in it, passes for proof that the API can be reached.
             taken = any(exec_id == ext and at <= self.echo_at for (exec_id, _), at in self.intents.items())

@@ -145,7 +145,7 @@ class EcsRules(Known):
         if task := self.tasks.get(event["arn"]):
             task.ended, task.why = True, event["why"]
             # Where nothing was ever admitted, it may be how all is set up that keeps containers from Airflow's API.
-            if event["why"] == "broken" or (event["why"] == "no api" and not self.remembered):
+            if event["why"] == "broken" or (event["why"] == "no api" and not self.has_admitted(task.id)):
                 self.own_faults[task.id] = self.own_faults.get(task.id, 0) + 1
             if event["why"] != "nothing":
                 self.callbacks.setdefault(task.id.partition("-")[0], []).append(event["code"])

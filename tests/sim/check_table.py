@@ -149,8 +149,9 @@ class TableRules(Known):
         known = [task for task in self.launches.get((row["exec_id"], row["attempt"]), []) if not task.forgotten]
         # While ECS shows nothing, what nobody wants any more is not waited for: the orphan sweep ends it.
         unwanted = self.ever_hidden and row["desired"] == "STOP"
-        # The breaker judges tasks that are known and wanted. Of few of them it cannot.
-        few = self.ever_hidden and sum(self._is_watched(other) for other in self.rows.values()) < BREAKER_NEEDS
+        # The breaker of an account judges tasks that are known and wanted. Of few of them it cannot.
+        here = [other for other in self.rows.values() if other["shard"] == row["shard"]]
+        few = self.ever_hidden and sum(map(self._is_watched, here)) < BREAKER_NEEDS
         if known and not self.hidden and not unwanted and not few and not self.restored:
             self.broken("I23 LOST only if ECS knows nothing", f"{row['exec_id']}: ECS knows {known[0].arn}",
                         row["exec_id"], known[0].arn)  # fmt: skip
@@ -159,7 +160,7 @@ class TableRules(Known):
         if row["acked_version"] < row["version"] or row["kind"] != "task":
             return
         if row["phase"] == "EXITED" and row["exit_code"] == 0:
-            self.remembered.add(row["exec_id"])
+            self.remembered[row["exec_id"]] = row["shard"]
         if row["phase"] not in TERMINAL:
             self.broken("I13 only ends are acknowledged", f"{row['exec_id']} is {row['phase']}", row["exec_id"])
         ti = self.tis.get(row["exec_id"].partition("-")[0])
@@ -170,7 +171,7 @@ class TableRules(Known):
     def _deleted(self, event: dict[str, Any], old: dict[str, Any]) -> None:
         exec_id = old["exec_id"]
         self.rows.pop(exec_id, None)
-        self.remembered.discard(exec_id)
+        self.remembered.pop(exec_id, None)
         if event["via"] != "prune":
             self.excused |= {exec_id, exec_id.partition("-")[0]}
             return

@@ -20,6 +20,7 @@ from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.launch import Launch
 from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
+from reconciler.controllers.sweep import Sweep
 from reconciler.core import decide, freshness, runtask
 from reconciler.core.answer import Answer, Unknown
 from reconciler.core.errors import StoreUnavailable
@@ -34,15 +35,16 @@ from reconciler.manager import Manager
 from reconciler.seams import shard_lease
 from reconciler.store.daemon import SqlStore
 from tests.sim.airflow import valid_for
-from tests.sim.aws import FAR, Client
+from tests.sim.aws import FAR, Client, family_of
 from tests.sim.database import StorePort
 from tests.sim.post import QUEUE, QueueClient
 from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from reconciler.controllers import Controller
+    from reconciler.core.breaker import Breaker
     from reconciler.core.identity import Launched
     from reconciler.core.task import Workload
     from reconciler.seams import Lease
@@ -89,8 +91,16 @@ class Options:
             common = {name: value for name, value in PROFILE.run_task.items() if name != "launchType"}
             request = {**common, "capacityProviderStrategy": SPOT}
             default = replace(PROFILE, run_task=request, spot_fallback_after=self.spot_fallback_after)
+        # Each with a task definition of its own, so that there are several listings.
         named = {
-            name: replace(default, name=name, max_running_tasks=share, region=shard, cluster=FAR if shard else CLUSTER)
+            name: replace(
+                default,
+                name=name,
+                max_running_tasks=share,
+                region=shard,
+                cluster=FAR if shard else CLUSTER,
+                run_task={**default.run_task, "taskDefinition": family_of(name)},
+            )
             for name, share, shard in self.queues
         }
         return Profiles(default, named)
@@ -188,13 +198,12 @@ class Observer:
     def __init__(self, sim: Sim, who: str) -> None:
         self._sim, self._who = sim, who
         self._held: set[tuple[str, str]] = set()
-        self.adopt: Adopt
+        self.breakers: Mapping[str, Breaker]
         self.gates: dict[str, Gate]
         self.freshness: freshness.Freshness
 
     def passed(self, controller: str, result: str, seconds: float) -> None:
-        breakers = {"missing": self.adopt.missing_breaker, "orphan": self.adopt.orphan_breaker}
-        held = {("breaker", name) for name, breaker in breakers.items() if breaker.tripped}
+        held = {("breaker", name) for name, breaker in self.breakers.items() if breaker.tripped}
         held |= {("relied_on", "events")} if self.freshness.reason is None else set()
         held |= {("gate", name) for name, gate in self.gates.items() if gate.reason}
         for kind, which in sorted(held - self._held):
@@ -250,6 +259,7 @@ class Shard:
                 why=getattr(answer, "reason", ""),
             ),
         )
+        self.sweep = Sweep(store, gateway, clock, policy=options.policy, sweep_interval=1.0, freshness=self.freshness)
         self.adopt = Adopt(
             store,
             gateway,
@@ -258,11 +268,9 @@ class Shard:
             shard=name,
             policy=options.policy,
             deployment=DEPLOYMENT,
-            sweep_interval=1.0,
             listing_interval=options.listing_interval,
             orphan_grace=options.orphan_grace,
             on_orphan=lambda what: note("orphan", who=process.name, what=what),
-            freshness=self.freshness,
         )
         retry = Retry(
             store,
@@ -282,8 +290,9 @@ class Shard:
         lease, ttl = shard_lease(DEPLOYMENT, name or "region"), options.lease_seconds
         elector = Elector(store, clock, name=lease, holder=process.name, ttl=ttl, crowd=replica.crowd)
         observer = Observer(sim, process.name)
-        observer.adopt, observer.gates, observer.freshness = self.adopt, gates, self.freshness
-        controllers: list[Controller] = [self.launch, self.adopt, retry, cleanup]
+        observer.breakers = {"missing": self.sweep.breaker, "orphan": self.adopt.breaker}
+        observer.gates, observer.freshness = gates, self.freshness
+        controllers: list[Controller] = [self.launch, self.sweep, self.adopt, retry, cleanup]
         if aws.post and not name:
             client = QueueClient(aws.post, aws, process)
             listen = Listen(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.airflow.delivery import Delivery
 from reconciler.controllers import cleanup
-from reconciler.controllers.adopt import Adopt, Breaker
+from reconciler.controllers.adopt import Adopt
 from reconciler.controllers.cleanup import Cleanup
 from reconciler.controllers.listen import Listen
 from reconciler.controllers.retry import Retry
 from reconciler.core import decide, deliver, identity
+from reconciler.core.breaker import Breaker
 from reconciler.core.deliver import Fail, Refuse
 from reconciler.core.phase import Phase
 from reconciler.core.task import Container, EcsTask, Kind
@@ -45,27 +46,28 @@ def _no_breaker(stack: ExitStack) -> None:
 @mutant
 def _rows_listed_before_ecs(stack: ExitStack) -> None:
     """And no second look: a task that was launched in between is taken for an orphan."""
-    real = Adopt._list
+    families, stop = Adopt._families, Adopt._stop_orphans
+    rows: dict[Adopt, Any] = {}
 
-    def listing(self: Adopt, lease: Any, failures: Any, **more: Any) -> int:
-        before = self._store.in_phase(*Phase)
-        store = self._store
+    def begin(self: Adopt) -> Any:
+        rows[self] = self._store.in_phase(*Phase)
+        return families(self)
+
+    def end(self: Adopt, failures: Any) -> int:
+        before, store = rows[self], self._store
 
         class Stale:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(store, name)
-
             def find(self, ids: Any) -> Any:
                 return type(before)(before.now, tuple(w for w in before.workloads if w.exec_id in ids))
 
-        self._store = Stale()
-        self.orphans = _Ever()
+        self._store, self.orphans = Stale(), _Ever()  # type: ignore[assignment] # all that is asked of it
         try:
-            return real(self, lease, failures, **more)
+            return stop(self, failures)
         finally:
             self._store = store
 
-    set_in(stack, Adopt, "_list", listing)
+    set_in(stack, Adopt, "_families", begin)
+    set_in(stack, Adopt, "_stop_orphans", end)
 
 
 class _Ever(dict[str, float]):

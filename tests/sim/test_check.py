@@ -25,7 +25,7 @@ class Row:
         self.now: Event = {
             "exec_id": exec_id, "ti_id": ti, "kind": "task", "try_number": 1, "owner_job_id": 1, "desired": "RUN",
             "desired_at": None, "refused": False, "acked_version": 0, "phase": "PENDING", "version": 1, "attempt": 0,
-            "start_failures": 0, "intent_at": None, "task_arn": None, "ecs_version": 0, "exit_code": None,
+            "shard": "", "start_failures": 0, "intent_at": None, "task_arn": None, "ecs_version": 0, "exit_code": None,
             "stop_code": None, "reason": None, "params": None, "created_at": None, **first,
         }  # fmt: skip
         self.inserted = False

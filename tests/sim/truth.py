@@ -117,8 +117,8 @@ class Known:
     poisoned: set[str] = field(default_factory=set)
     """Task instances that no launch can be made of."""
     healed_at: float = float("inf")
-    remembered: set[str] = field(default_factory=set)
-    """Rows by which the database knows that containers can reach Airflow's API server at all."""
+    remembered: dict[str, str] = field(default_factory=dict)
+    """Rows by which the database knows that containers can reach Airflow's API server at all, and from which shard."""
     restored: bool = False
     hidden: bool = False
     """ECS showed nothing, of so few tasks that the breaker cannot judge."""
@@ -132,6 +132,10 @@ class Known:
     stale: bool = False
     """DescribeTasks showed for many minutes what had been true before."""
     calls: deque[float] = field(default_factory=deque)
+
+    def has_admitted(self, exec_id: str | None) -> bool:
+        """Whether the database knows that containers can reach the API server from where this workload runs."""
+        return self.rows.get(exec_id or "", {}).get("shard") in self.remembered.values()
 
     def broken(self, rule: str, text: str, *ids: str | None) -> None:
         self.violations.append(Violation(rule, self.t, text, tuple(i for i in ids if i)))

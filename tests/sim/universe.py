@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from tests.sim.sql import remembered_workloads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from reconciler.localecs.task import Task
     from tests.sim.plan import Plan
     from tests.sim.trouble import Trouble
 
@@ -60,7 +62,8 @@ class Universe:
             rates=PUBLISHED_RATES if plan.throttles else {},
             list_page_size=5 if plan.throttles else 100,
         )
-        self.aws = Aws(sim, settings, aws_skew, random.Random(f"{name}/aws"), events=plan.mail is not None)
+        chance, queues = random.Random(f"{name}/aws"), [queue for queue, _, _ in plan.queues]
+        self.aws = Aws(sim, settings, aws_skew, chance, events=plan.mail is not None, queues=queues)
         self.aws.signature_lives = plan.signature_lives
         if plan.mail:
             self.aws.post = Post(sim, settings, random.Random(f"{name}/mail"), plan.mail, self.aws.now)
@@ -336,7 +339,9 @@ class Universe:
 
     def _hide(self, args: dict[str, Any]) -> None:
         """The wrong region, or credentials of another account: every task is MISSING."""
-        self.sim.note("hidden", live=len(self._left_tasks()))
+        # Each account has a breaker of its own, and a cluster of its own here.
+        live = Counter(task.cluster_arn for task in self._ours())
+        self.sim.note("hidden", live=min(live.values(), default=0))
         self.aws.model.faults.hidden = _Everything()
         self._for(args["seconds"], self._show)
 
@@ -400,8 +405,10 @@ class Universe:
         ]
 
     def _left_tasks(self) -> list[str]:
-        ours = [task for task in self.aws.live() if task.containers[-1].command[:1] == ("run",)]
-        return [short(task.arn) for task in ours]
+        return [short(task.arn) for task in self._ours()]
+
+    def _ours(self) -> list[Task]:
+        return [task for task in self.aws.live() if task.containers[-1].command[:1] == ("run",)]
 
 
 def _forget(shares: dict[str, dict[str, float]], operation: str) -> None:
