@@ -105,7 +105,8 @@ class Adopt:
         began = self._store.now()
         found: dict[identity.Launched, EcsTask] = {}
         conclusive: set[tuple[str | None, str | None]] = set()
-        while to_list:
+        # None at all where the look has used up the time: then ECS is silent, and would be so here.
+        while to_list and self._clock.monotonic() < until:
             cluster, family = to_list.pop()
             with failures.contained():
                 for task in self._ecs.list_tasks(cluster, family, stopped=unsettled):
@@ -116,8 +117,6 @@ class Adopt:
                         found[launched] = task
                 if unsettled and cluster not in blind:
                     conclusive.add((cluster, family))
-            if self._clock.monotonic() >= until:
-                break
         self._ours |= found
         return self._resolve(found, conclusive, began, lease)
 

@@ -13,7 +13,7 @@ from reconciler.core.sweep import Staleness, polling, with_events
 from reconciler.seams import Description
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from reconciler.core.task import Workload
@@ -98,12 +98,12 @@ class Sweep:
         return self._observe(snapshot.now, by_arn, {*(stalest if due else ()), *doubtful}, lease, failures)
 
     def _observe(
-        self, now: datetime, by_arn: Mapping[str, Workload], chosen: Collection[str], lease: Lease, failures: Failures
+        self, now: datetime, by_arn: Mapping[str, Workload], chosen: set[str], lease: Lease, failures: Failures
     ) -> int:
         """Look at the chosen ones of the tasks whose ARN is known, and record what ECS shows. `now`: of the reading."""
         looked_at = self._clock.monotonic()
         arns_of: dict[str, list[str]] = {}
-        for arn in sorted(by_arn.keys() & set(chosen)):
+        for arn in sorted(by_arn.keys() & chosen):
             arns_of.setdefault(by_arn[arn].cluster or "", []).append(arn)
         changes: list[Change] = []
         lost: list[Change] = []

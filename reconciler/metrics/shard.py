@@ -279,7 +279,7 @@ class Shard:
             self._show(catalogue.QUOTA_VCPUS_LIMIT, float("inf") if limit is None else limit / VCPU, profile)
 
     def seen(self, orphans: int, breakers: Mapping[str, bool], levels: Mapping[str, Level]) -> None:
-        """What adopt and the rate limits know."""
+        """What sweep, adopt and the rate limits know."""
         self._orphans = orphans
         self._show(catalogue.ORPHANS, orphans)
         for breaker, tripped in breakers.items():

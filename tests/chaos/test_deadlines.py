@@ -208,7 +208,7 @@ def test_the_bounds_fit_into_each_other() -> None:
     store = ping + connect + greeting + answer
     ecs = (client_module.CONNECT_TIMEOUT + client_module.READ_TIMEOUT) * (1 + client_module.STS_ATTEMPTS)
     assert store + cleanup.STOP_FOR + ecs < manager.STUCK_AFTER
-    # A listing is two calls at least, and then its orphans are stopped.
+    # A listing is two calls at least. Orphans are stopped in a pass of their own.
     assert store + adopt.LIST_FOR + 2 * ecs < manager.STUCK_AFTER
     assert store + adopt.STOP_FOR + ecs < manager.STUCK_AFTER
     assert manager.PASSES_SECONDS + manager.END_SECONDS < ending.END_SECONDS < 10.0

@@ -40,13 +40,18 @@ def test_a_task_that_was_never_made_is_launched_once_its_absence_is_proven(world
     assert [(exec_id, n) for exec_id, n, _ in world.started] == [("a", 2)]
 
 
-def test_while_ecs_hides_tasks_that_are_known_absence_proves_nothing(world: World) -> None:
+def hidden_when_absence_may_be_proof(world: World) -> None:
+    """ECS shows neither the task of a lost answer nor the one that is known."""
     world.behaviour.seconds = 7200
     world.queue("known")
     world.run(10)
     lost_answer(world, 41, after_effect=True)
     for task in world.tasks():
         world.model.faults.hide(task["taskArn"])
+
+
+def test_while_ecs_hides_tasks_that_are_known_absence_proves_nothing(world: World) -> None:
+    hidden_when_absence_may_be_proof(world)
     world.run(130, step=5)
     assert world.row("a").phase is Phase.LAUNCHING
     world.model.faults.clear()
@@ -55,15 +60,34 @@ def test_while_ecs_hides_tasks_that_are_known_absence_proves_nothing(world: Worl
 
 
 def test_a_cluster_that_can_not_be_asked_for_what_is_known_proves_nothing(world: World) -> None:
-    world.behaviour.seconds = 7200
-    world.queue("known")
-    world.run(10)
-    lost_answer(world, 41, after_effect=True)
-    for task in world.tasks():
-        world.model.faults.hide(task["taskArn"])
+    hidden_when_absence_may_be_proof(world)
     world.model.faults.on_call("DescribeTasks", SERVER_ERROR, times=None)
     world.run(130, step=5)
     assert world.row("a").phase is Phase.LAUNCHING
+
+
+def test_a_silent_look_at_many_clusters_holds_no_pass_up_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.behaviour.seconds = 7200
+    world.queue(*(f"w{n}" for n in range(20)))
+    world.run(10)
+    lost_answer(world, 25, after_effect=False)
+    with world.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE ecs_workload SET cluster = exec_id, version = version + 1 WHERE exec_id <> 'a'")
+    asked: list[str] = []
+
+    def silent(cluster: str, _arns: object) -> None:
+        asked.append(cluster)
+        world.clock.wait(20)
+        raise EcsUnavailable("no answer")
+
+    monkeypatch.setattr(world.replica.gateway, "describe", silent)
+    began = world.clock.now
+    with pytest.raises(EcsUnavailable):
+        world.replica.adopt.reconcile(world.lease())
+    assert asked
+    assert world.clock.now - began <= LIST_FOR + 20
 
 
 def test_a_silent_ecs_holds_no_pass_up_for_long_and_each_task_definition_has_its_turn(

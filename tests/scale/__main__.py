@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.core.phase import Phase
 from reconciler.localecs import LocalEcs, Settings
+from reconciler.metrics.catalogue import CONTROLLERS
 from reconciler.store.migrate import migrate
 from tests.postgres import Server, postgres_server
 from tests.scale.crowd import Crowd, fill
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 say = print
-CONTROLLERS = ("launch", "sweep", "adopt", "retry", "cleanup", "report")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _READ = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname LIKE 'ecs\\_%%'"
 
