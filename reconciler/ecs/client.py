@@ -32,7 +32,7 @@ def make_client(region: str, *, threads: int, session: boto3.Session | None = No
 
     The SDK never repeats a call: RunTask must not be sent late, and a repeat by the SDK would sleep between signing and
     sending and hide throttling from our rate limits. Everything here is repeated by whoever looks again.
-    DescribeTasks shows tasks as their JSON, with times in seconds: see `shown.read_plainly`.
+    DescribeTasks shows each task as its JSON, which `shown.ecs_task` reads.
     An endpoint of one's own is set by AWS_ENDPOINT_URL_ECS.
     """
     config = _config(threads, READ_TIMEOUT)

@@ -164,7 +164,7 @@ def read_event(body: str) -> tuple[EcsTask | None, datetime | None]:
         return None, None
     try:
         detail = event["detail"]
-        task = ecs_task({"version": None, **detail})
+        task = ecs_task(detail)
         at = datetime.fromisoformat(detail.get("updatedAt") or event["time"]).astimezone(UTC)
     except NO_TASK:
         raise ValueError("it does not have the shape of a task's state change") from None

@@ -17,7 +17,7 @@ from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.core.phase import Desired
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
-from reconciler.ecs.shown import NO_TASK, ecs_task
+from reconciler.ecs.shown import NO_TASK, arn_of, ecs_task
 from reconciler.seams import Description
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _described(answer: Mapping[str, Any]) -> Description:
         try:
             tasks.append(ecs_task(task))
         except NO_TASK as error:
-            unreadable.append(str(task.get("taskArn")))
+            unreadable.append(arn_of(task))
             if len(unreadable) == len(answer["tasks"]):
                 raise
             _say(unreadable[-1], repr(error))

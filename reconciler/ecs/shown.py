@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic_core import from_json
+from msgspec import Meta, MsgspecError, Raw, Struct, convert
+from msgspec.json import Decoder, decode
 
 from reconciler.core.runtask import EXEC_ID_VARIABLE
 from reconciler.core.task import Container, EcsTask
@@ -14,15 +15,70 @@ from reconciler.ecs.errors import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["NO_TASK", "ecs_task", "read_plainly"]
+__all__ = ["NO_TASK", "arn_of", "ecs_task", "read_plainly"]
 
-NO_TASK: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+NO_TASK: Final = (MsgspecError, ValueError, TypeError, OverflowError)
 """What reading one may raise."""
-_LISTS: Final = ("tasks", "failures")
+
+Moment = datetime | float | None
+"""JSON has seconds since 1970, botocore makes of them datetimes in the zone of this machine, and events have ISO 8601
+text."""
+
+
+class _Variable(Struct):
+    name: str | None = None
+
+
+class _ContainerOverride(Struct):
+    name: str | None = None
+    environment: list[_Variable] | None = None
+
+
+class _Overrides(Struct, rename="camel"):
+    container_overrides: list[_ContainerOverride] | None = None
+
+
+class _Container(Struct, rename="camel"):
+    name: str | None = None
+    exit_code: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | None = None
+    reason: str | None = None
+    runtime_id: str | None = None
+
+
+class _Task(Struct, rename="camel"):
+    """What a daemon needs of ECS's `Task`. A member may be null, which says as much as that it is missing.
+
+    https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_Task.html
+    """
+
+    task_arn: str
+    last_status: str
+    desired_status: str | None = None
+    started_by: str | None = None
+    version: int | None = None
+    created_at: Moment = None
+    started_at: Moment = None
+    stopped_at: Moment = None
+    stop_code: str | None = None
+    stopped_reason: str | None = None
+    overrides: _Overrides | None = None
+    containers: list[_Container] | None = None
+
+
+class _Tasks(Struct):
+    """The answer of DescribeTasks. One task that can not be read must not keep the others from being seen, so that each
+    is read by itself."""
+
+    tasks: list[Raw] | None = None
+    failures: list[dict[str, Any]] | None = None
+
+
+_task: Final = Decoder(_Task)
+_tasks: Final = Decoder(_Tasks)
 
 
 def read_plainly(*, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """A hook of botocore's, `before-parse.ecs.DescribeTasks`: read the answer as the JSON that it is.
+    """A hook of botocore's, `before-parse.ecs.DescribeTasks`: leave each task the JSON that it is, for `ecs_task`.
 
     botocore makes an object of each of the hundred members of a task, and asks for the time zone of this machine at
     each of its five times. For a hundred tasks, of which a daemon needs a tenth, that takes six times as long as all
@@ -31,76 +87,72 @@ def read_plainly(*, response_dict: dict[str, Any], customized_response_dict: dic
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = from_json(response_dict["body"])
-    except ValueError:
+        answer = _tasks.decode(response_dict["body"])
+    except (MsgspecError, ValueError):
         return
-    if isinstance(answer, dict):
-        response_dict["body"] = b"{}"
-        customized_response_dict |= {name: answer[name] for name in _LISTS if answer.get(name) is not None}
+    response_dict["body"] = b"{}"
+    lists = {"tasks": answer.tasks, "failures": answer.failures}
+    customized_response_dict |= {name: items for name, items in lists.items() if items is not None}
 
 
-def ecs_task(shown: Mapping[str, Any]) -> EcsTask:
-    """The task that ECS shows. Answers and events differ only in how they write times. A member may be null, which
-    says as much as that it is missing.
+def ecs_task(shown: Mapping[str, Any] | Raw) -> EcsTask:
+    """The task that ECS shows, in an answer or an event.
 
     Raises one of `NO_TASK` for what is no task, or holds what the table does not take: one task must not keep those
     that are written with it from being written.
     """
+    it = _task.decode(shown) if isinstance(shown, Raw) else convert(shown, _Task)
     task = EcsTask(
-        arn=shown["taskArn"],
-        last_status=shown["lastStatus"],
-        desired_status=shown.get("desiredStatus") or "RUNNING",
-        started_by=shown.get("startedBy"),
-        version=shown.get("version") or 0,
-        created_at=_time(shown.get("createdAt")),
-        started_at=_time(shown.get("startedAt")),
-        stopped_at=_time(shown.get("stoppedAt")),
-        stop_code=shown.get("stopCode"),
-        stopped_reason=clean(shown.get("stoppedReason") or "") or None,
-        container=_our_container(shown),
+        arn=it.task_arn,
+        last_status=it.last_status,
+        desired_status=it.desired_status or "RUNNING",
+        started_by=it.started_by,
+        version=it.version or 0,
+        created_at=_time(it.created_at),
+        started_at=_time(it.started_at),
+        stopped_at=_time(it.stopped_at),
+        stop_code=it.stop_code,
+        stopped_reason=clean(it.stopped_reason or "") or None,
+        container=_our_container(it),
     )
-    if not _sound(task):
+    words = (task.arn, task.last_status, task.started_by or "", task.stop_code or "")
+    if not all(map(str.isprintable, words)) or not -(2**63) <= task.version < 2**63:
         raise ValueError("it shows a task with values that ECS does not give")
     return task
 
 
-def _sound(task: EcsTask) -> bool:
-    words: tuple[Any, ...] = (task.arn, task.last_status, task.started_by or "", task.stop_code or "")
-    code: Any = task.container.exit_code if task.container else None
-    numbers: tuple[tuple[Any, int], ...] = ((task.version, 2**63), (0 if code is None else code, 2**31))
-    good = [isinstance(word, str) and word.isprintable() for word in words]
-    good += [type(number) is int and -limit <= number < limit for number, limit in numbers]
-    return all(good)
+def arn_of(shown: Mapping[str, Any] | Raw) -> str:
+    """The name of a task that can not be read. Raises what that raises where it has none."""
+    task: Mapping[str, Any] = decode(shown) if isinstance(shown, Raw) else shown
+    return str(task["taskArn"])
 
 
-def _our_container(shown: Mapping[str, Any]) -> Container | None:
+def _our_container(it: _Task) -> Container | None:
     """The container whose override names a workload. A sidecar's exit code must never pass for ours.
 
     Or says that it runs one of Airflow's: the official executor's, adopted when the executor was changed, say no more.
 
     `containers` is empty or missing right after a launch on a capacity provider and in shortened answers.
     """
-    overrides = (shown.get("overrides") or {}).get("containerOverrides") or ()
+    overrides = (it.overrides and it.overrides.container_overrides) or ()
     ours = _marked(overrides, EXEC_ID_VARIABLE) or _marked(overrides, "AIRFLOW_IS_EXECUTOR_CONTAINER")
-    for container in shown.get("containers") or ():
-        if container.get("name") in ours:
+    for container in it.containers or ():
+        if container.name in ours:
             return Container(
-                exit_code=container.get("exitCode"),
-                reason=clean(container.get("reason") or "") or None,
-                runtime_id=container.get("runtimeId"),
+                exit_code=container.exit_code,
+                reason=clean(container.reason or "") or None,
+                runtime_id=container.runtime_id,
             )
     return None
 
 
-def _marked(overrides: Iterable[Mapping[str, Any]], variable: str) -> set[Any]:
+def _marked(overrides: Iterable[_ContainerOverride], variable: str) -> set[str | None]:
     """The names of the containers whose override sets this variable."""
-    return {o.get("name") for o in overrides if any(v.get("name") == variable for v in o.get("environment") or ())}
+    return {o.name for o in overrides if any(v.name == variable for v in o.environment or ())}
 
 
-def _time(value: datetime | str | float | None) -> datetime | None:
-    """JSON has seconds since 1970, botocore makes of them datetimes in the zone of this machine, and events have
-    ISO 8601 text. All become UTC."""
-    if isinstance(value, int | float):
+def _time(value: Moment) -> datetime | None:
+    """In UTC."""
+    if isinstance(value, float):
         return datetime.fromtimestamp(value, UTC)
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return None if moment is None else moment.astimezone(UTC)
+    return None if value is None else value.astimezone(UTC)

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["SqlStore"]
 
 
-_NONE: Final = (None,)
-
 FORGOTTEN_AFTER: Final = timedelta(days=1)
 """How long the note of a replica that is gone stays in the table of leases."""
 
@@ -69,9 +67,8 @@ class SqlStore:
         self._writer = writing(engine)
         self._deployment = deployment
         self._freed, self._freeing = 0, Lock()
-        self._known: dict[str, tuple[tuple[Any, ...], Workload]] = {}
-        """Open workloads as they were last read, by exec_id, each with the state that the table showed before. A cache:
-        each read compares that state with the table's."""
+        self._known: dict[str, Workload] = {}
+        """Open workloads as they were last read, by the state that the table showed before."""
         self._knowing = Lock()
 
     def hold(self, name: str, holder: str, ttl: timedelta) -> Lease | None:
@@ -153,21 +150,22 @@ class SqlStore:
         """
         with self._read() as conn:
             at = read_now(conn)
-            states = {row[0]: tuple(row) for row in conn.execute(statements.in_phase(*phases), self._here)}
+            joined = conn.execute(statements.in_phase(*phases), self._here).scalar_one()
+            states = joined.split(",") if joined else []
             known = self._known
-            found = {
-                exec_id: known[exec_id] for exec_id, state in states.items() if known.get(exec_id, _NONE)[0] == state
-            }
-            changed = states.keys() - found.keys()
+            found = {state: known[state] for state in states if state in known}
+            changed = {state.partition(" ")[0]: state for state in states if state not in found}
             fresh = [w for ids in batches(changed) for w in read(conn, statements.FIND, of=self._deployment, ids=ids)]
         # Some may have moved on between the two statements: they are not shown, or not kept.
-        found.update((w.exec_id, (states[w.exec_id], w)) for w in fresh if w.phase in phases)
+        fresh = [w for w in fresh if w.phase in phases]
         with self._knowing:
-            self._known = {exec_id: kept for exec_id, kept in self._known.items() if kept[1].phase not in phases}
+            self._known = {state: w for state, w in self._known.items() if w.phase not in phases} | found
             self._known |= {
-                exec_id: (state, w) for exec_id, (state, w) in found.items() if w.version == state[1] and not w.terminal
+                changed[w.exec_id]: w
+                for w in fresh
+                if not w.terminal and changed[w.exec_id].split(" ")[1] == str(w.version)
             }
-        return Snapshot(at, tuple(sorted((w for _, w in found.values()), key=_age)))
+        return Snapshot(at, tuple(sorted((*found.values(), *fresh), key=_age)))
 
     def launching(self, lease: Lease) -> Snapshot:
         with self._read() as conn:

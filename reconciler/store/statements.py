@@ -14,8 +14,10 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
+    Text,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     false,
@@ -31,7 +33,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import TERMINAL, Phase
 from reconciler.store import schema
-from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, now, seconds
+from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, Joined, now, seconds
 from reconciler.store.schema import attempts, holds, leases, workloads
 
 if TYPE_CHECKING:
@@ -105,16 +107,18 @@ def _oldest_first(*conditions: ColumnElement[bool], columns: Sequence[Column[Any
 
 @cache
 def in_phase(*phases: Phase) -> Select[Any]:
-    """Which workloads are in these phases, and what tells whether they have been written to since, in no order. The
-    index of open ones serves if no phase is terminal.
+    """The states of the workloads in these phases, as one text, in no order: exec_id, version, phase, and when it was
+    last written to. The index of open ones serves if no phase is terminal.
 
     The time, too: a row that was deleted by hand, or that a backup brought back, counts its versions anew.
     """
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
     # Only compared, so it need not become a time in UTC.
     written_at = type_coerce(_w.updated_at, DateTime(timezone=True))
-    state = (_w.exec_id, _w.version, _w.phase, written_at)
-    found = select(*state).where(*_here, *within, schema.phase_in(workloads, phases))
+    state: ColumnElement[str] = _w.exec_id
+    for column in (_w.version, _w.phase, written_at):
+        state = state.concat(literal_column("' '")).concat(cast(column, Text))
+    found = select(Joined(state)).where(*_here, *within, schema.phase_in(workloads, phases))
     return found.execution_options(statement="in_phase")
 
 

@@ -36,8 +36,7 @@ def test_a_launch_makes_one_task_that_carries_its_name(world: World) -> None:
 
 def test_the_container_gets_command_and_name(world: World) -> None:
     arn = world.run(launching("w-7")).task.arn
-    (shown,) = world.client.describe_tasks(tasks=[arn])["tasks"]
-    (override,) = shown["overrides"]["containerOverrides"]
+    (override,) = world.shown(arn)["overrides"]["containerOverrides"]
     assert override["command"] == COMMAND
     assert {"name": runtask.EXEC_ID_VARIABLE, "value": "w-7"} in override["environment"]
 
@@ -190,8 +189,7 @@ def test_a_launch_that_is_not_wanted_any_more_begins_nothing(world: World) -> No
     """Airflow may have queued its task instance again, and would admit this container in place of the right one."""
     answer = world.run(replace(launching(), desired=Desired.STOP))
     assert isinstance(answer, Accepted)
-    shown = world.client.describe_tasks(cluster="default", tasks=[answer.task.arn])["tasks"][0]
-    assert shown["overrides"]["containerOverrides"][0]["command"] == list(runtask.NOTHING)
+    assert world.shown(answer.task.arn)["overrides"]["containerOverrides"][0]["command"] == list(runtask.NOTHING)
     assert world.run() == Existing((answer.task.arn,)), "and what is still on its way begins nothing either"
     assert world.made() == 1
 
@@ -328,8 +326,7 @@ def test_a_launch_whose_fate_is_unknown_goes_before_a_new_one(make_world: MakeWo
         eventually(lambda number=number: world.limiter.levels()["launch"].waiting == number)  # type: ignore[misc] # a lambda with a default has no type
     clock.step(0.028)
     eventually(lambda: world.made() == 1)
-    (task,) = world.client.describe_tasks(tasks=world.client.list_tasks()["taskArns"])["tasks"]
-    assert task["startedBy"] == "test/old/1"
+    assert world.shown()["startedBy"] == "test/old/1"
     clock.step(0.028)
     for thread in threads:
         thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from msgspec import Raw
 
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.ecs.shown import ecs_task
@@ -95,7 +97,7 @@ def test_answers_read_as_plain_json_say_what_botocore_says(world: World, aws: bo
     assert list(shown.tasks) == [ecs_task(task) for task in answer["tasks"]]
     assert shown.missing == {failure["arn"] for failure in answer["failures"]}
     assert isinstance(answer["tasks"][0]["createdAt"], datetime), "what was compared was read by us"
-    assert isinstance(world.client.describe_tasks(tasks=[running])["tasks"][0]["createdAt"], float)
+    assert isinstance(world.client.describe_tasks(tasks=[running])["tasks"][0], Raw)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +127,29 @@ def test_an_answer_that_is_none_is_a_call_that_failed(world: World, body: bytes)
     assert world.calls[-1] == ("DescribeTasks", "network")
 
 
-@pytest.mark.parametrize("spoilt", [{"createdAt": []}, {"lastStatus": None}, {"version": 2**70}, {"stopCode": "a\n"}])
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"createdAt": []},
+        {"lastStatus": None},
+        {"version": 2**70},
+        {"version": "4"},
+        {"stopCode": "a\n"},
+        {"containers": [{"exitCode": 2**31}]},
+        {"overrides": []},
+    ],
+)
 def test_a_task_that_can_not_be_read_keeps_no_other_from_being_seen(world: World, spoilt: dict[str, Any]) -> None:
     good, bad = sorted(launch(world, 2))
 
-    def spoil(parsed: dict[str, Any], **_: Any) -> None:
-        for task in parsed["tasks"]:
+    def spoil(response_dict: dict[str, Any], **_: Any) -> None:
+        answer = json.loads(response_dict["body"])
+        for task in answer["tasks"]:
             if task["taskArn"] == bad:
                 task.update(spoilt)
+        response_dict["body"] = json.dumps(answer).encode()
 
-    world.client.meta.events.register("after-call.ecs.DescribeTasks", spoil)
+    world.client.meta.events.register_first("before-parse.ecs.DescribeTasks", spoil)
     shown = world.gateway.describe("default", [good, bad])
     assert ([task.arn for task in shown.tasks], shown.missing, shown.unreadable) == ([good], frozenset(), (bad,))
     # Nor does a listing without it pass for one that shows all.

@@ -110,6 +110,14 @@ class World:
     def faults(self) -> Any:
         return self.ecs.model.faults
 
+    def shown(self, arn: str | None = None) -> dict[str, Any]:
+        """A task as ECS shows it: this one, or the only one there is."""
+        with self.ecs.lock:
+            call, now = self.ecs.model.call, self.ecs.now()
+            arns = [arn] if arn else call("ListTasks", {}, now)["taskArns"]
+            (task,) = call("DescribeTasks", {"tasks": arns}, now)["tasks"]
+        return dict(task)
+
     def made(self) -> int:
         """How many tasks ECS has ever made."""
         return int(self.stats()["tasks"]["created"])
