@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from reconciler.airflow.delivery import Begin, Owner
+    from reconciler.airflow.delivery import Owner, Transactions
     from reconciler.core.task import TaskKey
 
 __all__ = ["Audit", "Entry", "entries"]
@@ -62,8 +62,10 @@ def entries(u: told.Untold) -> list[Entry]:
 class Audit:
     """Writes what is new. `write` inserts rows into Airflow's audit log on the connection that it is given."""
 
-    def __init__(self, begin: Begin, write: Callable[[Connection, Sequence[Entry]], None], owner: Owner) -> None:
-        self._begin = begin
+    def __init__(
+        self, transactions: Transactions, write: Callable[[Connection, Sequence[Entry]], None], owner: Owner
+    ) -> None:
+        self._transactions = transactions
         self._write = write
         self._owner = owner
         self._more = False
@@ -72,10 +74,10 @@ class Audit:
         """One heartbeat's share."""
         if not self._more:
             # Most of the time there is nothing, and no reason to keep others from writing.
-            with self._begin() as connection:
+            with self._transactions.read() as connection:
                 if not self._untold(connection, lock=False):
                     return
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             if connection.dialect.name == "sqlite":
                 # Or another writer could slip in between reading and writing, and SQLite would refuse to go on.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")

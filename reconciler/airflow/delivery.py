@@ -15,7 +15,7 @@ from reconciler.core.task import Kind
 from reconciler.store import shim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from reconciler.core.deliver import CallbackView, TaskInstanceView, Verdict
     from reconciler.core.task import TaskKey, Workload
 
-    Begin = Callable[[], AbstractContextManager[Connection]]
-    """Begins a transaction on the database that holds our tables and Airflow's."""
 
-__all__ = ["AirflowSide", "Delivery", "Event", "Owner"]
+__all__ = ["AirflowSide", "Delivery", "Event", "Owner", "Transactions"]
 
 LIMIT: Final = 1000
 """How many outcomes one heartbeat looks at."""
@@ -59,6 +57,16 @@ class Owner:
         """The job that has the task instance by now, if it is another one: Airflow would drop our events."""
         job_id = ti.queued_by_job_id if ti else None
         return job_id if job_id != self.job_id else None
+
+
+class Transactions(Protocol):
+    """On the database that holds our tables and Airflow's."""
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """Each statement shows what has been committed by then."""
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """One that writes."""
 
 
 class AirflowSide(Protocol):
@@ -94,8 +102,10 @@ class AirflowSide(Protocol):
 class Delivery:
     """One pass over the outcomes that have not been acknowledged."""
 
-    def __init__(self, begin: Begin, airflow: AirflowSide, owner: Owner, max_run_task_attempts: int) -> None:
-        self._begin = begin
+    def __init__(
+        self, transactions: Transactions, airflow: AirflowSide, owner: Owner, max_run_task_attempts: int
+    ) -> None:
+        self._transactions = transactions
         self._airflow = airflow
         self._owner = owner
         self._max_run_task_attempts = max_run_task_attempts
@@ -103,7 +113,7 @@ class Delivery:
         """The database's clock, when the outcomes were last read."""
 
     def deliver(self) -> None:
-        with self._begin() as connection:
+        with self._transactions.read() as connection:
             snapshot = shim.undelivered(connection, self._owner.deployment, self._owner.job_id, LIMIT)
             mine = [w for w in snapshot.workloads if self._owner.owns(w) and not _refused(w)]
             newest = shim.newest(connection, [w for w in mine if w.kind is Kind.TASK])
@@ -154,7 +164,7 @@ class Delivery:
                 case Succeed():
                     self._airflow.emit(w, Event.SUCCESS)
         if acknowledged or refused or handed_over:
-            with self._begin() as connection:
+            with self._transactions.begin() as connection:
                 shim.acknowledge(connection, acknowledged)
                 shim.refuse(connection, refused)
                 for other, exec_ids in sorted(handed_over.items()):

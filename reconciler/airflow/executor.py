@@ -16,6 +16,7 @@ from sqlalchemy.orm import object_session
 
 from reconciler.airflow.log_reader import LogReader, running
 from reconciler.airflow.parts import Parts
+from reconciler.airflow.transactions import begin
 from reconciler.airflow.trouble import Trouble, contained
 from reconciler.core.task import TaskKey
 
@@ -107,7 +108,7 @@ class EcsReconcilerExecutor(BaseExecutor):
     def end(self) -> None:
         """The scheduler stops. The containers go on, and so does the daemon; the next scheduler adopts them."""
         if self._parts is not None:
-            self._parts.enqueue.write_late(self._parts.begin)
+            self._parts.enqueue.write_late(begin)
 
     def terminate(self) -> None:
         """Nothing to do, for the same reason."""

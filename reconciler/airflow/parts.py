@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import airflow
-from airflow import settings
 from airflow.configuration import conf
 from airflow.executors.executor_loader import ExecutorLoader
 from sqlalchemy.orm import object_session
@@ -22,6 +20,7 @@ from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import read, reader
 from reconciler.airflow.slots import Slots
+from reconciler.airflow.transactions import Heartbeat, airflow_engine, begin
 from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.airflow.views import Naming, SchedulerSide, identified
 from reconciler.airflow.workloads import key_of, to_row
@@ -30,13 +29,12 @@ from reconciler.store import shim
 from reconciler.store.components import ANNOUNCE_EVERY, Component, announce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from airflow.executors.base_executor import BaseExecutor
     from airflow.executors.workloads import ExecuteCallback, ExecuteTask
     from airflow.models.taskinstance import TaskInstance
-    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
     from reconciler.airflow.trouble import Trouble
@@ -67,11 +65,12 @@ class Parts:
         self._trouble = trouble
         # `airflow dags test --use-executor` has no scheduler job; 0 is nobody's.
         self._owner = Owner(options.deployment, int(executor.job_id or 0), executor.team_name)
-        side = SchedulerSide(self.begin, executor, self.enqueue)
-        self._delivery = Delivery(self.begin, side, self._owner, options.max_run_task_attempts)
+        self._transactions = Heartbeat()
+        side = SchedulerSide(self._transactions, executor, self.enqueue)
+        self._delivery = Delivery(self._transactions, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
-        self._upkeep = Upkeep(self.begin, side, self._owner, shed_after, auditlog.asked_by)
-        self._audit = Audit(self.begin, auditlog.write, self._owner)
+        self._upkeep = Upkeep(self._transactions, side, self._owner, shed_after, auditlog.asked_by)
+        self._audit = Audit(self._transactions, auditlog.write, self._owner)
         self._upkeep_due, self._second_look_due = Every(UPKEEP_EVERY), Every(SECOND_LOOK_EVERY)
         self._audit_due = Every(AUDIT_EVERY)
         self._put_off = 0
@@ -85,14 +84,6 @@ class Parts:
                 options.max_running_tasks,
             )
 
-    @staticmethod
-    @contextmanager
-    def begin() -> Iterator[Connection]:
-        """A transaction of our own, on Airflow's own engine."""
-        with _engine().begin() as connection:
-            shim.lose_patience(connection)
-            yield connection
-
     def queue(self, workload: ExecuteTask | ExecuteCallback, session: Session) -> None:
         owner = self._owner
         self.enqueue.add(session, to_row(workload, deployment=owner.deployment, team=owner.team, owner=owner.job_id))
@@ -103,7 +94,14 @@ class Parts:
 
     def sync(self) -> None:
         with self._trouble.contained("writing late workloads"):
-            self.enqueue.write_late(self.begin)
+            self.enqueue.write_late(begin)
+        try:
+            self._look()
+        finally:
+            with self._trouble.contained("ending a transaction"):
+                self._transactions.end()
+
+    def _look(self) -> None:
         now = self._delivery.now
         # The scheduler waits: no heartbeat has both this and what can wait, and neither waits for long.
         looks = now is not None and self._put_off < PUT_OFF and self._upkeep_is_due(now)
@@ -116,7 +114,7 @@ class Parts:
         now = self._delivery.now
         if now is not None and self._demand_due.due(now):
             with self._trouble.contained("reading the demand"):
-                with self.begin() as connection:
+                with self._transactions.read() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
         if now is None or looks:
@@ -125,7 +123,7 @@ class Parts:
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()
         if self._announce_due.due(now):
-            with self._trouble.contained("announcing settings"), self.begin() as connection:
+            with self._trouble.contained("announcing settings"), self._transactions.begin() as connection:
                 announce(connection, self._owner.deployment, self._me)
 
     def _upkeep_is_due(self, now: datetime) -> bool:
@@ -158,13 +156,8 @@ class Parts:
             return
         session = object_session(ti)
         # In the transaction that takes the task out of QUEUED: neither happens without the other.
-        with savepoint(session) if session else self.begin() as connection:
+        with savepoint(session) if session else begin() as connection:
             shim.want_stop(connection, [ti.external_executor_id], "it was QUEUED for longer than task_queued_timeout")
-
-
-def _engine() -> Engine:
-    engine: Engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
-    return engine
 
 
 def _component(executor: BaseExecutor, options: ShimSettings) -> Component:
@@ -176,7 +169,7 @@ def _component(executor: BaseExecutor, options: ShimSettings) -> Component:
 
 
 def _check_database() -> None:
-    dialect = _engine().dialect.name
+    dialect = airflow_engine().dialect.name
     if dialect not in ("postgresql", "sqlite"):
         problem = (
             f"[database] sql_alchemy_conn is a {dialect} database: EcsReconcilerExecutor keeps its table beside "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select
 
-    from reconciler.airflow.delivery import AirflowSide, Begin, Owner
+    from reconciler.airflow.delivery import AirflowSide, Owner, Transactions
     from reconciler.core.deliver import CallbackView, TaskInstanceView
 
 __all__ = ["Every", "Upkeep", "open_rows", "unwanted_callback", "unwanted_task"]
@@ -136,14 +136,14 @@ class Upkeep:
 
     def __init__(
         self,
-        begin: Begin,
+        transactions: Transactions,
         airflow: AirflowSide,
         owner: Owner,
         shed_after: timedelta,
         asked_by: Callable[[Connection, Collection[str]], Mapping[str, str]] = lambda *_: {},
     ) -> None:
         """`asked_by`: who ended the task instances of these exec_ids, where that is known."""
-        self._begin = begin
+        self._transactions = transactions
         self._airflow = airflow
         self._owner = owner
         self._shed_after = shed_after
@@ -159,7 +159,7 @@ class Upkeep:
     def run(self, now: datetime) -> None:
         if self._take_over_due.due(now):
             self._take_over()
-        with self._begin() as connection:
+        with self._transactions.read() as connection:
             complete = self._read_open(connection)
             # They hold no slot, and will be launched again, if need be after hours of the daemon's absence.
             refused = _ids(connection, _REFUSED_IDS, self._owner)
@@ -168,7 +168,7 @@ class Upkeep:
         tasks = [exec_id for exec_id, w in self._open.items() if w.kind is Kind.TASK]
         callbacks = self._open.keys() - tasks
         # In a later statement than the rows: a workload that was queued since is not among them.
-        with self._begin() as connection:
+        with self._transactions.read() as connection:
             doubtful = self._airflow.in_doubt(connection, self._owner, [*tasks, *refused])
             # As they are now. What has been withdrawn stays so, and is not looked at any more.
             wanted = _named(connection, _DOUBTED, self._owner, doubtful)
@@ -199,7 +199,7 @@ class Upkeep:
 
     def _take_over(self) -> None:
         """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             abandoned = self._airflow.abandoned(connection, self._owner.deployment, self._owner.team)
             shim.own(connection, abandoned, self._owner.job_id)
 
@@ -212,7 +212,7 @@ class Upkeep:
             if other is not None and unwanted_task(w, ti) is None:
                 adopted.setdefault(other, []).append(w.exec_id)
         for other, exec_ids in sorted(adopted.items()):
-            with self._begin() as connection:
+            with self._transactions.begin() as connection:
                 shim.own(connection, exec_ids, other)
 
     def _callbacks(self, mine: Sequence[Workload]) -> dict[str, str | None]:
@@ -227,7 +227,7 @@ class Upkeep:
         self.hurry = any(seen[exec_id].phase is not Phase.RUNNING for exec_id in self._suspects - agreed)
         if not agreed:
             return
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             who = self._asked_by(connection, agreed)
             confirmed: dict[str, list[str]] = {}
             for exec_id in agreed:
@@ -260,7 +260,7 @@ class Upkeep:
         idle = [w for w in waiting if not _runs(w, tis.get(w.key))]
         if not idle:
             return
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             shed = shim.shed(connection, idle)
             self._airflow.give_back(connection, shed)
         for w in shed:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow.executors.workloads.types import WorkloadKey
     from sqlalchemy import ColumnElement, Connection, Exists, RowMapping
 
-    from reconciler.airflow.delivery import Begin, Event, Owner
+    from reconciler.airflow.delivery import Event, Owner, Transactions
     from reconciler.airflow.enqueue import Enqueue
     from reconciler.core.task import TaskKey, Workload
 
@@ -112,8 +112,8 @@ _ACTIVE: Final = select(Joined(_ti.external_executor_id)).where(
 class SchedulerSide:
     """Implements `AirflowSide` in a scheduler."""
 
-    def __init__(self, begin: Begin, executor: BaseExecutor, enqueue: Enqueue) -> None:
-        self._begin = begin
+    def __init__(self, transactions: Transactions, executor: BaseExecutor, enqueue: Enqueue) -> None:
+        self._transactions = transactions
         self._executor = executor
         self._enqueue = enqueue
         self._keys: dict[str, WorkloadKey] = {}
@@ -134,7 +134,7 @@ class SchedulerSide:
                 _ti.last_heartbeat_at,
             )
             statement = select(_ti.dag_id, _ti.task_id, _ti.run_id, _ti.map_index, *columns).where(natural.in_(some))
-            with self._begin() as connection:
+            with self._transactions.read() as connection:
                 for dag_id, task_id, run_id, map_index, ti_id, *rest in connection.execute(statement):
                     view = TaskInstanceView(str(ti_id), *rest)
                     views.update(dict.fromkeys(wanted[dag_id, task_id, run_id, map_index], view))
@@ -143,7 +143,7 @@ class SchedulerSide:
     def callbacks(self, ids: Collection[str]) -> Mapping[str, CallbackView]:
         views: dict[str, CallbackView] = {}
         for some in _batches([uuid.UUID(callback_id) for callback_id in ids]):
-            with self._begin() as connection:
+            with self._transactions.read() as connection:
                 rows = connection.execute(select(_callback.id, _callback.state).where(_callback.id.in_(some)))
                 views.update({str(callback_id): CallbackView(state or "") for callback_id, state in rows})
         return views

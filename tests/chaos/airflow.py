@@ -23,6 +23,7 @@ from reconciler.core.task import Spec, TaskKey, Workload
 from reconciler.store import shim
 from reconciler.store.engine import translated, writing
 from tests.chaos.ecs import DEPLOYMENT
+from tests.transactions import Separate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -84,8 +85,8 @@ class Scheduler:
         self._events: list[tuple[Workload, Event, str | None]] = []
         owner = Owner(DEPLOYMENT, JOB)
         self._owner = owner
-        self._delivery = Delivery(self._begin, self, owner, max_run_task_attempts=3)
-        self._upkeep = Upkeep(self._begin, self, owner, shed_after=timedelta(minutes=10))
+        self._delivery = Delivery(Separate(self._begin), self, owner, max_run_task_attempts=3)
+        self._upkeep = Upkeep(Separate(self._begin), self, owner, shed_after=timedelta(minutes=10))
         self._upkeep_due = Every(timedelta(seconds=1))
         self._stopping = threading.Event()
         self._loop = threading.Thread(target=self._run, name="scheduler")

@@ -17,6 +17,7 @@ from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import TaskKey
 from reconciler.store.engine import writing
+from tests.transactions import Separate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,12 +74,12 @@ def airflow() -> PaperAirflow:
 
 @pytest.fixture
 def delivery(prod: Deployment, airflow: PaperAirflow) -> Delivery:
-    return Delivery(writing(prod.engine).begin, airflow, OWNER, max_run_task_attempts=3)
+    return Delivery(Separate(writing(prod.engine).begin), airflow, OWNER, max_run_task_attempts=3)
 
 
 @pytest.fixture
 def upkeep(prod: Deployment, airflow: PaperAirflow) -> Upkeep:
-    return Upkeep(writing(prod.engine).begin, airflow, OWNER, shed_after=timedelta(seconds=200))
+    return Upkeep(Separate(writing(prod.engine).begin), airflow, OWNER, shed_after=timedelta(seconds=200))
 
 
 def test_an_outcome_is_told_until_it_has_been_heard(

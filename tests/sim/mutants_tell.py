@@ -38,7 +38,7 @@ def _acknowledged_when_emitted(stack: ExitStack) -> None:
         real(self, judged, tis)
         told = [w for w, verdict in judged if isinstance(verdict, Fail | Succeed)]
         if told:
-            with self._begin() as connection:
+            with self._transactions.begin() as connection:
                 shim.acknowledge(connection, told)
 
     set_in(stack, Delivery, "_apply", apply)
@@ -75,7 +75,7 @@ def _running_is_told_for_tasks(stack: ExitStack) -> None:
 
     def run(self: Upkeep, now: Any) -> None:
         real(self, now)
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             rows = shim.open_workloads(connection, self._owner.deployment, self._owner.job_id).workloads
         for w in rows:
             if w.kind is Kind.TASK and w.phase is Phase.RUNNING:
@@ -112,12 +112,12 @@ def _task_instances_read_before_rows(stack: ExitStack) -> None:
 
     def run(self: Upkeep, _: Any) -> None:
         model: Any = self._airflow
-        with self._begin():
+        with self._transactions.begin():
             active = {ti.ext for ti in model.airflow.tis.values() if ti.state in ("queued", "running")}
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             rows = shim.open_workloads(connection, self._owner.deployment, self._owner.job_id).workloads
         gone = [w.exec_id for w in rows if w.kind is Kind.TASK and w.exec_id not in active]
-        with self._begin() as connection:
+        with self._transactions.begin() as connection:
             shim.want_stop(connection, gone, "not active")
 
     set_in(stack, Upkeep, "run", run)

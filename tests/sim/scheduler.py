@@ -16,6 +16,7 @@ from reconciler.core.task import Kind, Spec, Workload
 from reconciler.store import shim
 from tests.sim.airflow import HEARTBEAT_TIMEOUT, TASK_QUEUED_TIMEOUT, Buffered
 from tests.sim.database import DatabaseDown
+from tests.transactions import Separate
 from tests.world import DEPLOYMENT
 
 if TYPE_CHECKING:
@@ -59,10 +60,9 @@ class Scheduler:
         self.buffer: dict[TaskKey | str, Buffered] = {}
         self.pools = pools or {}
         self.slots = Slots(max_running_tasks, backlog=2)
-        begin = partial(database.transaction, process)
-        self.delivery = Delivery(partial(begin, "delivery"), self, self.owner, max_run_task_attempts)
+        self.delivery = Delivery(Separate(partial(self._begin, "delivery")), self, self.owner, max_run_task_attempts)
         shed_after = timedelta(seconds=TASK_QUEUED_TIMEOUT) / 3
-        self.upkeep = Upkeep(partial(begin, "upkeep"), self, self.owner, shed_after)
+        self.upkeep = Upkeep(Separate(partial(self._begin, "upkeep")), self, self.owner, shed_after)
         self._upkeep_due = Every(timedelta(seconds=max(5.0, 1.5 * sim.pace)))
         self._ok = self._detached = False
         self._adopt_at = self._stuck_at = self._purge_at = 0.0

@@ -12,7 +12,7 @@ from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
 from sqlalchemy import event, select
 
-from reconciler.airflow import parts
+from reconciler.airflow import parts, transactions
 from reconciler.core.phase import Phase
 from tests.shim.inside.world import sql
 
@@ -358,7 +358,7 @@ def test_rows_are_compared_with_task_instances_without_a_join(world: World) -> N
     engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
     event.listen(engine, "before_cursor_execute", note)
     try:
-        with parts.begin() as connection:
+        with transactions.begin() as connection:
             in_doubt = parts._upkeep._airflow.in_doubt(connection, parts._owner, [w.exec_id for w in rows])
     finally:
         event.remove(engine, "before_cursor_execute", note)
