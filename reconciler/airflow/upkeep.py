@@ -15,7 +15,7 @@ from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, TaskKey, Workload
 from reconciler.store import schema, shim
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import Joined, batches, say_unreadable
+from reconciler.store.rows import Joined, among, batches, say_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -78,7 +78,7 @@ _ROWS: Final = select(
     *(_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number),
 ).where(*_mine)
 _OPEN: Final = _ROWS.where(schema.opened(schema.workloads))
-_SOME: Final = _ROWS.where(schema.standing(schema.workloads), _w.exec_id.in_(bindparam("ids", expanding=True)))
+_SOME: Final = _ROWS.where(schema.standing(schema.workloads), among(_w.exec_id, "ids"))
 _WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
 _DOUBTED: Final = _WANTED.order_by(case((_w.phase == Phase.RUNNING.value, 1), else_=0), _w.exec_id).limit(DOUBTED + 1)
 """Most that is in doubt has reported its outcome and is about to end: what has not begun comes first."""

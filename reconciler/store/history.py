@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.why import duration, is_problem, why
 from reconciler.store.engine import translated
 from reconciler.store.inspect import Attempt
 from reconciler.store.listing import listing
-from reconciler.store.rows import batches
+from reconciler.store.rows import among, batches
 from reconciler.store.schema import attempts
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Event:
 
 _ATTEMPTS: Final = (
     select(attempts.c.exec_id, *(attempts.c[name] for name in Attempt.__slots__))
-    .where(attempts.c.exec_id.in_(bindparam("ids", expanding=True)))
+    .where(among(attempts.c.exec_id, "ids"))
     .order_by(attempts.c.exec_id, attempts.c.attempt)
 )
 _ORDER: Final = {phase: number for number, phase in enumerate(Phase)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, func, or_, select
 
 from reconciler.store.engine import translated
-from reconciler.store.rows import WHOLE, DbNow, batches, read, read_now, unreadable
+from reconciler.store.rows import WHOLE, DbNow, among, batches, read, read_now, unreadable
 from reconciler.store.schema import attempts, leases, workloads
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _HOLDERS: Final = select(
     leases.c.name, leases.c.holder, leases.c.epoch, (leases.c.expires_at > DbNow()).label("valid")
 ).where(func.substr(leases.c.name, 1, bindparam("length")) == bindparam("prefix"))
 _HEARD: Final = select(_w.exec_id, _w.acked_version, _w.version, _w.updated_at, _w.workload).where(
-    _w.deployment == bindparam("of"), _w.exec_id.in_(bindparam("ids", expanding=True))
+    _w.deployment == bindparam("of"), among(_w.exec_id, "ids")
 )
 _ATTEMPTS: Final = (
     select(*(attempts.c[name] for name in Attempt.__slots__))

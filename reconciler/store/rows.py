@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Double, Text, bindparam, select
+from sqlalchemy import ARRAY, Double, Text, bindparam, cast, literal_column, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType, TypeDecorator
 
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.task import Kind, Snapshot, Spec, TaskKey, Workload
@@ -19,10 +21,11 @@ from reconciler.store.schema import SPEC_VERSION, NotJson, UtcDateTime, workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from sqlalchemy import BindParameter, Connection, Engine, ScalarSelect, Select
+    from sqlalchemy import BindParameter, ColumnElement, Connection, Dialect, Engine, ScalarSelect, Select
     from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.types import TypeEngine
 
-__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "batches", "now", "read", "read_now"]
+__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "among", "batches", "joined", "now", "read", "read_now"]
 __all__ += ["row_of", "say_unreadable", "seconds", "snapshot", "status_of", "unreadable"]
 
 _KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
@@ -67,7 +70,7 @@ _key: Final = attrgetter(*_KEY)
 WHOLE: Final = (*LIGHT, workloads.c.workload, workloads.c.executor_config)
 
 BATCH: Final = 1000
-"""How many ids one IN list holds: PostgreSQL's protocol takes 65,535 parameters, SQLite 32,766."""
+"""How many rows one statement is about at most."""
 
 
 class DbNow(FunctionElement[datetime]):
@@ -112,6 +115,56 @@ def _joined_on_postgresql(element: Joined, compiler: SQLCompiler, **options: Any
 @compiles(Joined, "sqlite")
 def _joined_on_sqlite(element: Joined, compiler: SQLCompiler, **options: Any) -> str:
     return f"group_concat({compiler.process(element.clauses, **options)}, ',')"
+
+
+class Texts(TypeDecorator["Sequence[str]"]):
+    """A parameter that is a list of texts."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(Text()))
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+        return json.dumps(value) if dialect.name == "sqlite" else value
+
+
+class Among(FunctionElement[Any]):
+    """Whether a column's value is in a list, which is one parameter.
+
+    SQLAlchemy's IN has one for each value: with every length the text is another one, which SQLAlchemy must write and
+    the database must plan anew, and that takes longer than to find the rows.
+    """
+
+    type = NullType()  # a Boolean would be compared with 1 on SQLite, which keeps it from the index
+    inherit_cache = True
+
+
+@compiles(Among, "postgresql")
+def _among_on_postgresql(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+@compiles(Among, "sqlite")
+def _among_on_sqlite(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - both are SQLAlchemy's own text
+
+
+def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """`column` is one of the texts in the parameter `name`."""
+    return Among(column, bindparam(name, type_=Texts()))
+
+
+def joined(*columns: ColumnElement[Any]) -> ColumnElement[str]:
+    """The texts of columns, with a space between them, as one text."""
+    first, *others = (cast(column, Text) for column in columns)
+    text: ColumnElement[str] = first
+    for other in others:
+        text = text.concat(literal_column("' '")).concat(other)
+    return text
 
 
 def seconds(name: str) -> BindParameter[float]:

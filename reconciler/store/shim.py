@@ -23,7 +23,6 @@ from sqlalchemy import (
     select,
     text,
     true,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -32,7 +31,7 @@ from reconciler.core.phase import IN_FLIGHT, Desired, Phase
 from reconciler.core.task import Kind
 from reconciler.store import schema
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import LIGHT, DbNow, batches, now, read, row_of, seconds, snapshot
+from reconciler.store.rows import LIGHT, DbNow, among, batches, joined, now, read, row_of, seconds, snapshot
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ __all__ = ["Demand", "acknowledge", "demand", "impatient", "insert", "lose_patie
 __all__ += ["own", "refuse", "shed", "undelivered", "waiting", "want_stop"]
 
 _w: Final = workloads.c
-_ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
+_ids: Final = among(_w.exec_id, "ids")
 _owned: Final = (_w.deployment == bindparam("deployment"), _w.owner_job_id == bindparam("owner"))
 _limit: Final = bindparam("limit", type_=Integer)
 
@@ -269,9 +268,9 @@ _GIVEN_BACK: Final = "given back to Airflow: it could not be launched in time"
 _SHED: Final = (
     update(workloads)
     .where(
-        _ids,  # SQLite finds no index for the triples alone
+        _ids,  # no index finds the triples
         # Its owner's as well: one handed over meanwhile is in the books of another scheduler.
-        tuple_(_w.exec_id, _w.version, _w.owner_job_id).in_(bindparam("read", expanding=True)),
+        among(joined(_w.exec_id, _w.version, _w.owner_job_id), "read"),
         _w.phase == Phase.PENDING.value,
     )
     .values(
@@ -294,7 +293,7 @@ def shed(conn: Connection, some: Sequence[Workload]) -> list[Workload]:
     cancelled = []
     for ids in batches(as_read):
         conn.execute(_LOCK, {"ids": ids})
-        read = [(exec_id, as_read[exec_id].version, as_read[exec_id].owner_job_id) for exec_id in ids]
+        read = [f"{exec_id} {as_read[exec_id].version} {as_read[exec_id].owner_job_id}" for exec_id in ids]
         won = conn.execute(_SHED, {"ids": ids, "read": read})
         for exec_id, at in won:
             w = as_read[exec_id]

@@ -14,10 +14,8 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
-    Text,
     bindparam,
     case,
-    cast,
     delete,
     exists,
     false,
@@ -33,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import TERMINAL, Phase
 from reconciler.store import schema
-from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, Joined, now, seconds
+from reconciler.store.rows import LIGHT, STATUS, WHOLE, DbNow, Joined, among, joined, now, seconds
 from reconciler.store.schema import attempts, holds, leases, workloads
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ _w: Final = workloads.c
 _mine: Final = _w.deployment == bindparam("of")
 _here: Final = (_mine, _w.shard == bindparam("shard"))
 """What is, or was, in one account and region."""
-_ids: Final = _w.exec_id.in_(bindparam("ids", expanding=True))
+_ids: Final = among(_w.exec_id, "ids")
 
 
 def _none(table: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -97,7 +95,7 @@ LAUNCHABLE: Final = (
 )
 
 
-LAUNCHABLE_IN: Final = LAUNCHABLE.where(_w.queue.in_(bindparam("queues", expanding=True)))
+LAUNCHABLE_IN: Final = LAUNCHABLE.where(among(_w.queue, "queues"))
 """The same of some queues."""
 
 
@@ -115,10 +113,9 @@ def in_phase(*phases: Phase) -> Select[Any]:
     within = [] if TERMINAL.intersection(phases) else [schema.opened(workloads)]
     # Only compared, so it need not become a time in UTC.
     written_at = type_coerce(_w.updated_at, DateTime(timezone=True))
-    state: ColumnElement[str] = _w.exec_id
-    for column in (_w.version, _w.phase, written_at):
-        state = state.concat(literal_column("' '")).concat(cast(column, Text))
-    found = select(Joined(state)).where(*_here, *within, schema.phase_in(workloads, phases))
+    found = select(Joined(joined(_w.exec_id, _w.version, _w.phase, written_at))).where(
+        *_here, *within, schema.phase_in(workloads, phases)
+    )
     return found.execution_options(statement="in_phase")
 
 
@@ -234,7 +231,7 @@ RELEASE: Final = (
     .values(expires_at=DbNow())
 )
 
-PEERS: Final = select(_w.exec_id).where(_mine, schema.opened(workloads), _w.ti_id.in_(bindparam("ids", expanding=True)))
+PEERS: Final = select(_w.exec_id).where(_mine, schema.opened(workloads), among(_w.ti_id, "ids"))
 LOCK: Final = select(_w.exec_id, _w.version).where(_mine, _ids).order_by(_w.exec_id).with_for_update()
 VERSIONS: Final = select(_w.exec_id, _w.version).where(_mine, _ids)
 UPDATE: Final = (
@@ -275,5 +272,5 @@ PRUNABLE: Final = (
     .limit(bindparam("limit", type_=Integer))
     .with_for_update(skip_locked=True)
 )
-FORGET_ATTEMPTS: Final = delete(attempts).where(attempts.c.exec_id.in_(bindparam("ids", expanding=True)))
+FORGET_ATTEMPTS: Final = delete(attempts).where(among(attempts.c.exec_id, "ids"))
 FORGET: Final = delete(workloads).where(_ids)

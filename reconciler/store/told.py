@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, Select, bindparam, literal_column, select, tuple_, update
+from sqlalchemy import Integer, Select, bindparam, literal_column, select, update
 
 from reconciler.core.task import TaskKey
 from reconciler.store import schema
+from reconciler.store.rows import among, joined
 from reconciler.store.schema import attempts, workloads
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ _LOCK: Final = _LOOK.with_for_update(of=attempts, skip_locked=True)
 _MARK: Final = (
     update(attempts)
     .where(
-        _a.exec_id.in_(bindparam("ids", expanding=True)),  # SQLite finds no index for the pairs alone
-        tuple_(_a.exec_id, _a.attempt).in_(bindparam("launches", expanding=True)),
+        among(_a.exec_id, "ids"),  # no index finds the pairs
+        among(joined(_a.exec_id, _a.attempt), "launches"),
     )
     .values(told=bindparam("now_told", type_=Integer))
 )
@@ -84,7 +85,7 @@ def untold(conn: Connection, deployment: str, owner_job_id: int, limit: int, *, 
 def mark(conn: Connection, some: Sequence[Untold]) -> None:
     """The audit log has these now, as they were read: their start, and their end if they had one."""
     for now_told in (1, 2):
-        launches = [(u.exec_id, u.attempt) for u in some if now_told == (2 if u.closed_at else 1)]
-        if launches:
-            ids = [exec_id for exec_id, _ in launches]
-            conn.execute(_MARK, {"ids": ids, "launches": launches, "now_told": now_told})
+        now = [u for u in some if now_told == (2 if u.closed_at else 1)]
+        if now:
+            launches = [f"{u.exec_id} {u.attempt}" for u in now]
+            conn.execute(_MARK, {"ids": [u.exec_id for u in now], "launches": launches, "now_told": now_told})

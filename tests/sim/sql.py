@@ -58,15 +58,18 @@ class _Prepared:
     """A compiled statement: its text, what fills its places, and what its columns are made of."""
 
     def __init__(self, compiled: SQLCompiler) -> None:
-        self._compiled = compiled
         self.writes = bool(compiled.isinsert or compiled.isupdate or compiled.isdelete)
         columns = compiled._result_columns
         processors = [column.type._cached_result_processor(compiled.dialect, None) for column in columns]
         self._processors = [(n, processor) for n, processor in enumerate(processors) if processor is not None]
         names = [column.keyname for column in columns]
         self._row: Any = type("Row", (namedtuple("Row", names, rename=True),), {"made": None}) if columns else None
-        self._expanding = [compiled.bind_names[bind] for bind in compiled.post_compile_params]
-        self._texts: dict[tuple[int, ...], tuple[str, list[tuple[str, Any, Processor | None]]]] = {}
+        binds, values = compiled.binds, compiled.construct_params(_check=False)
+        into: Any = compiled._bind_processors
+        self._text = compiled.string
+        self._places: list[tuple[str, Any, Processor | None]] = [
+            (binds[name].key, values.get(name), into.get(name)) for name in compiled.positiontup or ()
+        ]
         self._made: dict[Sequence[Any], Any] = {}
         target = getattr(compiled.statement, "table", None) if self.writes else None
         self.tables = _tables(compiled.string) if target is None else frozenset({target.name})
@@ -74,31 +77,10 @@ class _Prepared:
         self.looks_at_the_clock = "strftime" in compiled.string
 
     def filled(self, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """The text for lists as long as these, and the values in its places."""
-        lengths = tuple([len(parameters[name]) for name in self._expanding])
-        text, places = self._texts.get(lengths) or self._text(lengths, parameters)
-        if lengths:
-            items = {name: _flat(parameters[name]) for name in self._expanding}
-            numbered = {f"{name} {n}": item for name, flat in items.items() for n, item in enumerate(flat)}
-            parameters = {**parameters, **numbered}
+        """The text, and the values in its places."""
         get = parameters.get
-        return text, [processor(get(name, default)) if processor else get(name, default)
-                      for name, default, processor in places]  # fmt: skip
-
-    def _text(self, lengths: tuple[int, ...], parameters: Mapping[str, Any]) -> Any:
-        compiled = self._compiled
-        binds, values = compiled.binds, compiled.construct_params(_check=False)
-        processors: Any = compiled._bind_processors
-        text, names = compiled.string, list(compiled.positiontup or ())
-        keys = {name: binds[name].key for name in binds}
-        if lengths:
-            state = compiled._process_parameters_for_postcompile(compiled.construct_params(parameters, _check=False))
-            text, names, processors = state.statement, list(state.positiontup or ()), {**processors, **state.processors}
-            for name, expanded in state.parameter_expansion.items():
-                keys |= {each: f"{name} {n}" for n, each in enumerate(expanded)}
-        made = text, [(keys[name], values.get(name), processors.get(name)) for name in names]
-        self._texts[lengths] = made
-        return made
+        return self._text, [processor(get(name, default)) if processor else get(name, default)
+                            for name, default, processor in self._places]  # fmt: skip
 
     def rows(self, found: Sequence[Sequence[Any]]) -> Sequence[Any]:
         """Each row as SQLAlchemy gives it. One that was read before is the same object again."""
@@ -141,10 +123,6 @@ def remembered_workloads() -> Iterator[None]:
 
     with patch.object(rows_module, "_workload", workload):
         yield
-
-
-def _flat(items: Sequence[Any]) -> list[Any]:
-    return [part for item in items for part in item] if items and isinstance(items[0], tuple) else list(items)
 
 
 class FastConnection:
