@@ -43,6 +43,9 @@ DONE_NOTHING: Final = (NotStarted, Throttled, Blocked, Invalid)
 PROBE_CHOICE: Final = 100
 """Of so many workloads the one that has been tried least is the probe: a few that can never be placed must not be
 the only ones that are ever tried."""
+MOSTLY_BUSY: Final = 0.75
+"""While more than this share of the calls are under way, no others are begun: those that wait for their turn among them
+keep ECS's launch rate busy, and to count the quota anew for each one that ends would cost more than all the rest."""
 STRIKES: Final = 3
 """So many denials, while others were accepted in between, are a workload's own fault."""
 
@@ -221,7 +224,10 @@ class Launch:
     def _claim(self, lease: Lease) -> int:
         """Commit intents, then call."""
         now = self._clock.monotonic()
-        room = self._api_gate.room(now, self._calls.room())
+        free, busy = self._calls.room(), len(self._calls.under_way())
+        if busy > MOSTLY_BUSY * (free + busy):
+            return 0
+        room = self._api_gate.room(now, free)
         if room <= 0:
             return 0
         freed = self._store.freed()

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from sqlalchemy import (
     Column,
     Integer,
+    Text,
     bindparam,
     case,
+    cast,
     exists,
     func,
     literal_column,
@@ -72,9 +75,10 @@ class Demand:
 _NAMES: Final = [column.name for column in workloads.c if column.name not in ("created_at", "updated_at")]
 _JSON: Final = [column.name for column in workloads.c if isinstance(column.type, schema.Json)]
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
-_TIMES: Final = [column.name for column in workloads.c if isinstance(column.type, schema.UtcDateTime)]
+_records_as_json: Final = msgspec.json.Encoder(enc_hook=str).encode
+"""Of a subclass of `str`, which it does not know, the text."""
 _records: Final = (
-    func.json_to_recordset(bindparam("records", type_=postgresql.JSON(none_as_null=True)))
+    func.json_to_recordset(cast(bindparam("records", type_=Text), postgresql.JSON))
     .table_valued(*(Column(name, _w[name].type) for name in _NAMES))
     .render_derived(with_types=True)
 )
@@ -127,12 +131,11 @@ def insert(conn: Connection, new: Sequence[Workload]) -> None:
     if conn.dialect.name == "sqlite":
         conn.execute(_INSERT_EACH, rows)
         return
-    for row in rows:
-        row |= {name: _encode(row[name]) for name in _JSON if row[name] is not None}
-        row |= {name: row[name].isoformat() for name in _TIMES if row[name] is not None}
     # What is not named is NULL, as are half of the columns of a new row.
     records = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    conn.execute(_INSERT, {"records": records})
+    for record in records:
+        record |= {name: _encode(record[name]) for name in _JSON if name in record}
+    conn.execute(_INSERT, {"records": _records_as_json(records).decode()})
 
 
 _UNDELIVERED: Final = (

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,8 @@ def main() -> int:
     if given.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     bench = Bench(sizes, folder)
+    # As Ctrl-C: what has been started is ended, or a database and a daemon would run on and disturb the next one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not given.report:
         try:
             bench.run(given.only)

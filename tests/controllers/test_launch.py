@@ -40,6 +40,22 @@ def test_while_nothing_is_launching_that_is_asked_once_a_second(world: World) ->
     assert 9 <= asked.call_count <= 11
 
 
+@pytest.mark.parametrize(("under_way", "asked"), [(25, False), (24, True)])
+def test_while_most_calls_are_under_way_no_others_are_begun(
+    world: World, under_way: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To count the quota for each that ends would take the database more than all the rest."""
+    calls, store = world.replica.launch._calls, world.replica.launch._store
+    counted = Mock(wraps=store.counts_here)
+    monkeypatch.setattr(store, "counts_here", counted)
+    monkeypatch.setattr(calls, "under_way", lambda: {(f"w{n}", 1) for n in range(under_way)})
+    monkeypatch.setattr(calls, "room", lambda: 32 - under_way)
+    world.queue("a")
+    world.replica.launch.reconcile(world.lease())
+    assert counted.called is asked
+    assert world.row("a").phase is (Phase.LAUNCHING if asked else Phase.PENDING)
+
+
 def test_an_intent_whose_commit_was_not_answered_is_sent_with_the_next_pass(world: World) -> None:
     store = world.replica.launch._store
     save = store.save
