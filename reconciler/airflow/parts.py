@@ -90,6 +90,7 @@ class Parts:
 
     def _committed(self, workload: Workload) -> None:
         self._executor.running.add(key_of(workload))
+        self._upkeep.learn(workload)
         self.slots.take()
 
     def sync(self) -> None:

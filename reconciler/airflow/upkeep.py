@@ -185,6 +185,10 @@ class Upkeep:
         self.hurry |= bool(more) or not complete
         self._shed(waiting)
 
+    def learn(self, workload: Workload) -> None:
+        """One that has just been queued. What is known need not be read."""
+        self._open[workload.exec_id] = workload
+
     def _read_open(self, connection: Connection) -> bool:
         """Whether all open workloads are known. Whose they are never changes: only those that are new are read."""
         ids = _ids(connection, _OPEN_IDS, self._owner)

@@ -9,7 +9,9 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ARRAY, Double, Text, bindparam, cast, literal_column, select
+import msgspec
+from sqlalchemy import ARRAY, Column, Double, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator
@@ -19,14 +21,36 @@ from reconciler.core.task import Kind, Snapshot, Spec, TaskKey, Workload
 from reconciler.store.schema import SPEC_VERSION, NotJson, UtcDateTime, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import BindParameter, ColumnElement, Connection, Dialect, Engine, ScalarSelect, Select
+    from sqlalchemy import (
+        BindParameter,
+        ColumnElement,
+        Connection,
+        Dialect,
+        Engine,
+        ScalarSelect,
+        Select,
+        TableValuedAlias,
+    )
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "among", "batches", "joined", "now", "read", "read_now"]
-__all__ += ["row_of", "say_unreadable", "seconds", "snapshot", "status_of", "unreadable"]
+__all__ = [
+    "LIGHT",
+    "STATUS",
+    "WHOLE",
+    "DbNow",
+    "Joined",
+    "among",
+    "as_records",
+    "batches",
+    "joined",
+    "now",
+    "read",
+    "read_now",
+]
+__all__ += ["recordset", "row_of", "say_unreadable", "seconds", "snapshot", "status_of", "unreadable"]
 
 _KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 _SPEC: Final = ("workload", "executor_config", "spec_version")
@@ -156,6 +180,24 @@ def _among_on_sqlite(element: Among, compiler: SQLCompiler, **options: Any) -> s
 def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     """`column` is one of the texts in the parameter `name`."""
     return Among(column, bindparam(name, type_=Texts()))
+
+
+def recordset(name: str, columns: Iterable[Column[Any]]) -> TableValuedAlias:
+    """On PostgreSQL, the rows that are in the parameter `name` as one text, which `as_records` makes.
+
+    A hundred rows of forty parameters would keep a scheduler in its driver for ten milliseconds.
+    """
+    rows = func.json_to_recordset(cast(bindparam(name, type_=Text), postgresql.JSON))
+    return rows.table_valued(*(Column(column.name, column.type) for column in columns)).render_derived(with_types=True)
+
+
+def as_records(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What is not named, or None, is NULL."""
+    return _encode([{name: value for name, value in row.items() if value is not None} for row in rows]).decode()
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
+"""Of a subclass of `str`, which it does not know, the text."""
 
 
 def joined(*columns: ColumnElement[Any]) -> ColumnElement[str]:

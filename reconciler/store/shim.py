@@ -12,14 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from sqlalchemy import (
-    Column,
     Integer,
-    Text,
     bindparam,
     case,
-    cast,
     exists,
     func,
     literal_column,
@@ -34,7 +30,20 @@ from reconciler.core.phase import IN_FLIGHT, Desired, Phase
 from reconciler.core.task import Kind
 from reconciler.store import schema
 from reconciler.store.holds import read_holds
-from reconciler.store.rows import LIGHT, DbNow, among, batches, joined, now, read, row_of, seconds, snapshot
+from reconciler.store.rows import (
+    LIGHT,
+    DbNow,
+    among,
+    as_records,
+    batches,
+    joined,
+    now,
+    read,
+    recordset,
+    row_of,
+    seconds,
+    snapshot,
+)
 from reconciler.store.schema import leases, workloads
 
 if TYPE_CHECKING:
@@ -75,13 +84,7 @@ class Demand:
 _NAMES: Final = [column.name for column in workloads.c if column.name not in ("created_at", "updated_at")]
 _JSON: Final = [column.name for column in workloads.c if isinstance(column.type, schema.Json)]
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
-_records_as_json: Final = msgspec.json.Encoder(enc_hook=str).encode
-"""Of a subclass of `str`, which it does not know, the text."""
-_records: Final = (
-    func.json_to_recordset(cast(bindparam("records", type_=Text), postgresql.JSON))
-    .table_valued(*(Column(name, _w[name].type) for name in _NAMES))
-    .render_derived(with_types=True)
-)
+_records: Final = recordset("records", [_w[name] for name in _NAMES])
 _INSERT: Final = (
     postgresql.insert(workloads)
     .from_select(
@@ -90,7 +93,6 @@ _INSERT: Final = (
     )
     .on_conflict_do_nothing(index_elements=[_w.exec_id])
 )
-"""All rows as one parameter. A thousand sets of forty parameters would keep a scheduler in psycopg2 for 0.1 s."""
 _INSERT_EACH: Final = (
     sqlite.insert(workloads)
     .values(created_at=DbNow(), updated_at=DbNow())
@@ -131,11 +133,9 @@ def insert(conn: Connection, new: Sequence[Workload]) -> None:
     if conn.dialect.name == "sqlite":
         conn.execute(_INSERT_EACH, rows)
         return
-    # What is not named is NULL, as are half of the columns of a new row.
-    records = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    for record in records:
-        record |= {name: _encode(record[name]) for name in _JSON if name in record}
-    conn.execute(_INSERT, {"records": _records_as_json(records).decode()})
+    for row in rows:
+        row |= {name: _encode(row[name]) for name in _JSON if row[name] is not None}
+    conn.execute(_INSERT, {"records": as_records(rows)})
 
 
 _UNDELIVERED: Final = (

@@ -176,7 +176,9 @@ class Scheduler:
             late = list(self._late.values())
             with self._begin() as connection:
                 shim.insert(connection, late)
-            self.running.update(w.key for w in late)
+            for w in late:
+                self.running.add(w.key)
+                self._upkeep.learn(w)
             self._late.clear()
 
     def _workload(self, ti: TaskInstance) -> Workload:

@@ -15,7 +15,7 @@ from reconciler.airflow.delivery import Delivery, Event, Owner
 from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.phase import Desired, Phase
-from reconciler.core.task import TaskKey
+from reconciler.core.task import TaskKey, Workload
 from reconciler.store.engine import writing
 from tests.transactions import Separate
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from reconciler.core.task import Workload
     from tests.conftest import Deployment
 
 OWNER = Owner("prod", 7)
@@ -212,6 +211,18 @@ def test_what_is_given_back_is_given_back_in_parts(
     assert (airflow.given_back, airflow.held, upkeep.hurry) == (["a", "b"], {"c"}, True)
     upkeep.run(now)
     assert (airflow.given_back, airflow.held, upkeep.hurry) == (["a", "b", "c"], set(), False)
+
+
+def test_what_was_queued_here_is_known_at_once_and_what_was_not_written_is_not_held(
+    prod: Deployment, airflow: PaperAirflow, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "NEW", 1)
+    names = ["a", "b", "c"]
+    for name in names:
+        upkeep.learn(prod.queue(name))
+    upkeep.learn(Workload(exec_id="late", deployment="prod", owner_job_id=7))
+    upkeep.run(prod.store.now())
+    assert airflow.held == set(names), "one would have been read, and none held before all are known"
 
 
 def test_what_can_not_be_read_keeps_nothing_else_from_being_looked_after(

@@ -186,6 +186,7 @@ class Scheduler:
                 shim.insert(connection, new)
         for w in new:  # after the commit
             self.running.add(_key(w))
+            self.upkeep.learn(w)
             self.slots.take()
             if not written:
                 self.sim.note("late", id=w.exec_id)
