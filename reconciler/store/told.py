@@ -39,15 +39,13 @@ class Untold:
 
 _a: Final = attempts.c
 _w: Final = workloads.c
+_LAUNCH: Final = [_a[name] for name in Untold.__slots__[:-1]]
 _KEY: Final = (_w.dag_id, _w.task_id, _w.run_id, _w.map_index, _w.try_number)
 
 
 def _untold() -> Select[Any]:
     return (
-        select(
-            *(_a.exec_id, _a.attempt, _a.told, _a.task_arn, _a.intent_at, _a.closed_at, _a.verdict),
-            *_KEY,
-        )
+        select(*_LAUNCH, *_KEY)
         .join_from(attempts, workloads, _a.exec_id == _w.exec_id)
         .where(
             schema.untold(attempts),
@@ -75,11 +73,15 @@ _MARK: Final = (
 
 def untold(conn: Connection, deployment: str, owner_job_id: int, limit: int, *, lock: bool) -> list[Untold]:
     """Launches of this owner that have something to tell. With `lock`, no other scheduler tells them meanwhile."""
-    rows = conn.execute(
-        _LOCK if lock else _LOOK, {"deployment": deployment, "owner": owner_job_id, "limit": limit}
-    ).mappings()
-    names = Untold.__slots__[:-1]
-    return [Untold(**{name: row[name] for name in names}, key=TaskKey(*(row[c.name] for c in _KEY))) for row in rows]
+    their = {"deployment": deployment, "owner": owner_job_id, "limit": limit}
+    rows = conn.execute(_LOCK if lock else _LOOK, their)
+    return [_made(row) for row in rows]
+
+
+def _made(row: Sequence[Any]) -> Untold:
+    """By position: a scheduler waits."""
+    fields: list[Any] = [*row[: len(_LAUNCH)], TaskKey(*row[len(_LAUNCH) :])]
+    return Untold(*fields)
 
 
 def mark(conn: Connection, some: Sequence[Untold]) -> None:
