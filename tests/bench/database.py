@@ -138,6 +138,11 @@ class Database:
         )
         self._made += number
 
+    def forget(self) -> None:
+        """All task instances so far, and their workloads."""
+        self.all("DELETE FROM ecs_workload")
+        self.all("DELETE FROM task_instance WHERE dag_id = 'bench' AND run_id = 'run'")
+
     def withdraw_scheduled(self) -> None:
         """What has not been queued yet is not wanted any more."""
         self.all("UPDATE task_instance SET state = 'removed' WHERE state = 'scheduled' AND run_id = 'run'")
