@@ -96,6 +96,8 @@ class Proxy:
         self._trap: Trap | None = None
         self.delay = 0.0
         """Seconds that everything takes, one way."""
+        self.kept_back = 0
+        """How much waits for the end of a silence."""
         self.port = 0
         network.run(self._listen())
 
@@ -195,7 +197,11 @@ class Proxy:
     async def _travel(self) -> None:
         if self.delay:
             await asyncio.sleep(self.delay)
-        await self._open.wait()
+        self.kept_back += 1
+        try:
+            await self._open.wait()
+        finally:
+            self.kept_back -= 1
 
     def _matched(self, link: _Link, data: bytes) -> Trap | None:
         trap = self._trap

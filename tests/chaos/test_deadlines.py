@@ -239,11 +239,13 @@ def test_a_daemon_whose_network_falls_silent_yields_and_comes_back(tmp_path: Pat
         for silent in (first, other):
             silent.db.silence()
             silent.ecs.silence()
-        ended_before_it_started(world, other)
+        # At once: a pass that has begun waits for seconds yet, and later this replica may only stand by.
+        world.until(lambda: first.db.kept_back > 0, "a pass that waits for the database")
         first.terminate()
         assert first.process is not None
         assert first.process.wait(LONG) == 0
         assert "something does not answer" in first.log.read_text()
+        ended_before_it_started(world, other)
 
         assert world.judge() == []
 
