@@ -45,7 +45,7 @@ def local_ecs(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run Airflow, a local ECS and the daemon on this machine, with a DAG that checks itself."""
-    from reconciler.demo import demo as run_demo
+    from reconciler.demo.run import demo as run_demo
 
     directory = Path(arguments.directory) if arguments.directory else None
     return run_demo(directory, kill_daemon=arguments.kill_daemon, keep=arguments.keep)

@@ -220,6 +220,8 @@ class Stack:
             "AIRFLOW__CORE__EXECUTOR": "reconciler.airflow.executor.EcsReconcilerExecutor",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "reconciler.demo.sqlite.CONNECT_ARGS",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC": "reconciler.demo.sqlite.CONNECT_ARGS",
             # On SQLite the API server runs out of connections while the one that could go on waits for a second one.
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_ENABLED": "False",
             "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,

@@ -163,6 +163,8 @@ POLLS = {"AIRFLOW__ECS_RECONCILER__EVENTS_QUEUE_URL": ""}
 
 VERSIONS = [pytest.param(version, marks=pytest.mark.xdist_group(f"airflow-{version}")) for version in ("3.3", "3.2")]
 """A stack of each version, and one worker for all that share it: a second stack would cost half a minute."""
+on_newest = pytest.mark.parametrize("stack", VERSIONS[:1], indirect=True)
+"""For what is tested on one version. A bare "3.3" would have no worker of its own, and every worker a stack for it."""
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from tests.airflow.conftest import on_newest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,7 +42,7 @@ def page() -> Iterator[Page]:
             chromium.close()
 
 
-@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+@on_newest
 def test_a_user_finds_in_the_ui_why_a_task_did_not_start(unpullable: Scenario, page: Page, tmp_path: Path) -> None:
     """From the start page, as one who has just heard that a task failed."""
     page.set_default_timeout(120_000)

@@ -13,6 +13,7 @@ from reconciler.core.task import Kind
 from reconciler.demo.api import ApiError
 from reconciler.demo.stack import StackTimeoutError
 from reconciler.demo.world import rows
+from tests.airflow.conftest import on_newest
 
 if TYPE_CHECKING:
     from reconciler.core.task import Workload
@@ -201,7 +202,7 @@ def cancelled(images: None, scenarios: Scenarios) -> dict[tuple[str, str], Cance
     return runs
 
 
-@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+@on_newest
 @pytest.mark.parametrize(("dag_id", "how"), CASES)
 def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id: str, how: str) -> None:
     run = cancelled[dag_id, how]
@@ -223,7 +224,7 @@ def test_cancel_means_cancel(cancelled: dict[tuple[str, str], Cancelled], dag_id
         assert [what for what, exec_id, _ in scenario.evidence if exec_id not in later] == ["ran"]
 
 
-@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+@on_newest
 def test_a_run_that_is_deleted_is_gone(cancelled: dict[tuple[str, str], Cancelled]) -> None:
     scenario = cancelled["endless", "delete"].scenario
     with pytest.raises(ApiError, match="404"):
@@ -284,7 +285,7 @@ def _most_at_once(events: list[dict[str, Any]]) -> int:
     return most
 
 
-@pytest.mark.parametrize("stack", ["3.3"], indirect=True)
+@on_newest
 def test_of_what_waits_for_a_full_queue_the_most_urgent_runs_first(images: None, scenarios: Scenarios) -> None:
     scenario = scenarios.start("ranked")
 
