@@ -83,14 +83,16 @@ _WANTED: Final = _SOME.where(_w.desired == Desired.RUN.value)
 _DOUBTED: Final = _WANTED.order_by(case((_w.phase == Phase.RUNNING.value, 1), else_=0), _w.exec_id).limit(DOUBTED + 1)
 """Most that is in doubt has reported its outcome and is about to end: what has not begun comes first."""
 _IDS: Final = select(Joined(_w.exec_id)).where(*_mine)
-_OPEN_IDS: Final = _IDS.where(schema.opened(schema.workloads))
-_REFUSED_IDS: Final = _IDS.where(schema.refused(schema.workloads))
+_OPEN_AND_REFUSED: Final = select(
+    _IDS.where(schema.opened(schema.workloads)).scalar_subquery(),
+    _IDS.where(schema.refused(schema.workloads)).scalar_subquery(),
+)
 
 
-def _ids(connection: Connection, statement: Select[Any], owner: Owner) -> set[str]:
-    """As one text: there may be thousands, and a scheduler waits."""
-    found = connection.execute(statement, _whose(owner)).scalar_one()
-    return set(found.split(",")) if found else set()
+def _open_and_refused(connection: Connection, owner: Owner) -> tuple[set[str], set[str]]:
+    """Each as one text, and both at once: there may be thousands, and a scheduler waits."""
+    opened, refused = connection.execute(_OPEN_AND_REFUSED, _whose(owner)).one()
+    return set(opened.split(",") if opened else ()), set(refused.split(",") if refused else ())
 
 
 def open_rows(connection: Connection, owner: Owner) -> dict[str, Workload]:
@@ -160,9 +162,9 @@ class Upkeep:
         if self._take_over_due.due(now):
             self._take_over()
         with self._transactions.read() as connection:
-            complete = self._read_open(connection)
-            # They hold no slot, and will be launched again, if need be after hours of the daemon's absence.
-            refused = _ids(connection, _REFUSED_IDS, self._owner)
+            # The refused hold no slot, and will be launched again, if need be after hours of the daemon's absence.
+            opened, refused = _open_and_refused(connection, self._owner)
+            complete = self._learn_of(connection, opened)
         if complete:
             self._airflow.hold(list(self._open.values()))
         tasks = [exec_id for exec_id, w in self._open.items() if w.kind is Kind.TASK]
@@ -189,9 +191,8 @@ class Upkeep:
         """One that has just been queued. What is known need not be read."""
         self._open[workload.exec_id] = workload
 
-    def _read_open(self, connection: Connection) -> bool:
+    def _learn_of(self, connection: Connection, ids: set[str]) -> bool:
         """Whether all open workloads are known. Whose they are never changes: only those that are new are read."""
-        ids = _ids(connection, _OPEN_IDS, self._owner)
         self._open = {exec_id: w for exec_id, w in self._open.items() if exec_id in ids}
         new = ids - self._open.keys() - self._unread
         # What could not be read comes last, or it would keep out the others.
