@@ -11,7 +11,7 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import Table, insert, or_, select
 
 from reconciler.store import schema
-from reconciler.store.rows import as_records, batches, recordset
+from reconciler.store.rows import KEY, as_records, batches, recordset
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -26,8 +26,7 @@ _log: Final = cast(Table, Log.__table__).c
 _run: Final = cast(Table, DagRun.__table__).c
 _ti: Final = cast(Table, TaskInstance.__table__).c
 _w: Final = schema.workloads.c
-_KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
-_WRITTEN: Final = [_log[name] for name in (*_KEY, "dttm", "event", "owner", "extra")]
+_WRITTEN: Final = [_log[name] for name in (*KEY, "dttm", "event", "owner", "extra")]
 _INSERT: Final = insert(Log.__table__).from_select(_WRITTEN, select(*recordset("rows", _WRITTEN).c))
 
 
@@ -35,7 +34,7 @@ def write(connection: Connection, entries: Sequence[Entry]) -> None:
     """Add rows, as airflow/models/log.py makes them for a task instance."""
     rows = [
         {
-            **{name: getattr(entry.key, name) for name in _KEY},
+            **{name: getattr(entry.key, name) for name in KEY},
             "dttm": entry.at,
             "event": entry.event,
             "owner": "ecs-reconciler",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reconciler.core.deliver import CallbackView, TaskInstanceView, Verdict
     from reconciler.core.task import TaskKey, Workload
 
-
 __all__ = ["AirflowSide", "Delivery", "Event", "Owner", "Transactions"]
 
 LIMIT: Final = 1000

@@ -20,7 +20,7 @@ __all__ = ["NO_TASK", "arn_of", "ecs_task", "read_plainly"]
 NO_TASK: Final = (MsgspecError, ValueError, TypeError, OverflowError)
 """What reading one may raise."""
 
-Moment = datetime | float | None
+_Moment = datetime | float | None
 """JSON has seconds since 1970, botocore makes of them datetimes in the zone of this machine, and events have ISO 8601
 text."""
 
@@ -56,9 +56,9 @@ class _Task(Struct, rename="camel"):
     desired_status: str | None = None
     started_by: str | None = None
     version: int | None = None
-    created_at: Moment = None
-    started_at: Moment = None
-    stopped_at: Moment = None
+    created_at: _Moment = None
+    started_at: _Moment = None
+    stopped_at: _Moment = None
     stop_code: str | None = None
     stopped_reason: str | None = None
     overrides: _Overrides | None = None
@@ -151,7 +151,7 @@ def _marked(overrides: Iterable[_ContainerOverride], variable: str) -> set[str |
     return {o.name for o in overrides if any(v.name == variable for v in o.environment or ())}
 
 
-def _time(value: Moment) -> datetime | None:
+def _time(value: _Moment) -> datetime | None:
     """In UTC."""
     if isinstance(value, float):
         return datetime.fromtimestamp(value, UTC)

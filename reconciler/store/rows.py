@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import fields
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
@@ -36,23 +37,12 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
-__all__ = [
-    "LIGHT",
-    "STATUS",
-    "WHOLE",
-    "DbNow",
-    "Joined",
-    "among",
-    "as_records",
-    "batches",
-    "joined",
-    "now",
-    "read",
-    "read_now",
-]
-__all__ += ["recordset", "row_of", "say_unreadable", "seconds", "snapshot", "status_of", "unreadable"]
+__all__ = ["KEY", "LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "among", "as_records", "batches", "joined", "now"]
+__all__ += ["read", "read_now", "recordset", "row_of", "say_unreadable", "seconds", "snapshot", "status_of"]
+__all__ += ["unreadable"]
 
-_KEY: Final = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+KEY: Final = tuple(field.name for field in fields(TaskKey))
+"""Columns, of Airflow's tables and ours."""
 _SPEC: Final = ("workload", "executor_config", "spec_version")
 
 STATUS: Final = (
@@ -87,9 +77,9 @@ LIGHT: Final = tuple(column for column in workloads.c if column.name not in _SPE
 _WIDTH: Final = len(LIGHT)
 _PARAMS: Final = [column.name for column in LIGHT].index("params")
 
-_FIELDS: Final = [column.name for column in LIGHT if column.name not in _KEY]
+_FIELDS: Final = [column.name for column in LIGHT if column.name not in KEY]
 _fields: Final = attrgetter(*_FIELDS)
-_key: Final = attrgetter(*_KEY)
+_key: Final = attrgetter(*KEY)
 
 WHOLE: Final = (*LIGHT, workloads.c.workload, workloads.c.executor_config)
 
@@ -275,7 +265,7 @@ def batches(ids: Collection[str]) -> Iterator[list[str]]:
 def row_of(w: Workload) -> dict[str, Any]:
     """All columns of a new row, except those that the database's clock fills."""
     row = dict(zip(_FIELDS, _fields(w), strict=True))
-    row.update(zip(_KEY, _key(w.key), strict=True))
+    row.update(zip(KEY, _key(w.key), strict=True))
     row["workload"], row["executor_config"] = (w.spec.workload, w.spec.executor_config) if w.spec else (None, None)
     row["spec_version"] = SPEC_VERSION
     return row | {"kind": w.kind.value, "desired": w.desired.value, "phase": w.phase.value}

@@ -1,0 +1,92 @@
+"""What a heartbeat reads is one transaction, which stands in nobody's way."""
+
+# Much of Airflow is not typed.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from reconciler.airflow.transactions import Heartbeat, begin
+from tests.shim.inside.world import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from tests.shim.inside.world import World
+
+pytestmark = pytest.mark.usefixtures("postgres_only", "world")
+
+BEGAN = text("SELECT transaction_timestamp()")
+ROWS = text("SELECT count(*) FROM ecs_workload")
+READERS = text("SELECT count(*) FROM pg_locks WHERE relation = to_regclass('ecs_workload') AND pid <> pg_backend_pid()")
+
+
+@pytest.fixture
+def heartbeat() -> Iterator[Heartbeat]:
+    heartbeat = Heartbeat()
+    yield heartbeat
+    heartbeat.end()
+
+
+def began(heartbeat: Heartbeat) -> datetime:
+    """When the transaction began that the heartbeat reads in."""
+    with heartbeat.read() as connection:
+        connection.execute(ROWS)
+        found: datetime = connection.execute(BEGAN).scalar_one()
+        return found
+
+
+def readers(connection: Connection) -> int:
+    """How many locks others have on the table."""
+    return int(connection.execute(READERS).scalar_one())
+
+
+def test_all_parts_read_in_one_transaction_until_it_is_ended(heartbeat: Heartbeat) -> None:
+    first = began(heartbeat)
+    assert began(heartbeat) == first
+    heartbeat.end()
+    assert began(heartbeat) > first
+
+
+def test_a_later_part_sees_what_was_committed_meanwhile(heartbeat: Heartbeat, world: World) -> None:
+    with heartbeat.read() as connection:
+        assert connection.execute(ROWS).scalar_one() == 0
+    world.queued()
+    with heartbeat.read() as connection:
+        assert connection.execute(ROWS).scalar_one() == 1
+
+
+def test_whoever_writes_finds_no_reader_left(heartbeat: Heartbeat) -> None:
+    began(heartbeat)
+    with begin() as connection:
+        assert readers(connection) == 1
+    with heartbeat.begin() as connection:
+        assert readers(connection) == 0
+
+
+def test_a_part_that_fails_leaves_a_new_transaction_to_the_others(heartbeat: Heartbeat) -> None:
+    first = began(heartbeat)
+    with pytest.raises(ProgrammingError), heartbeat.read() as connection:
+        connection.execute(text("SELECT no_such_column FROM ecs_workload"))
+    assert began(heartbeat) > first
+
+
+def test_after_a_heartbeat_of_the_executor_nothing_is_read_any_more(world: World) -> None:
+    world.queued()
+    world.beat()
+    with begin() as connection:
+        assert readers(connection) == 0
+
+
+def test_a_reader_has_the_patience_of_the_shim(heartbeat: Heartbeat) -> None:
+    (usual,) = sql("SHOW lock_timeout")
+    with heartbeat.read() as connection:
+        assert connection.execute(text("SHOW lock_timeout")).scalar_one() != usual["lock_timeout"]
