@@ -170,6 +170,14 @@ on_newest = pytest.mark.parametrize("stack", VERSIONS[:1], indirect=True)
 @pytest.fixture(scope="session", params=VERSIONS)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything up, and the DAGs parsed."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        try:
+            (tmp_path_factory.getbasetemp().parent / f"stack-{request.param}").mkdir()  # where all workers' folders lie
+        except FileExistsError:
+            # Six Airflows at once, and each test's fixtures three times, would only look like a slow machine.
+            pytest.fail(
+                f"another worker has Airflow {request.param} up already: is --dist loadgroup missing, or broken?"
+            )
     directory = tmp_path_factory.mktemp(f"airflow-{request.param}")
     clock, python = SystemClock(), interpreter(request.param)
     settings = SETTINGS | (POLLS if request.param == "3.2" else {})
