@@ -43,8 +43,9 @@ def savepoint(session: Session) -> Iterator[Connection]:
     connection = session.connection()
     if connection.dialect.name == "sqlite" and not _in_transaction(connection):
         # The driver begins before the first INSERT or UPDATE only. A savepoint outside of a transaction is one itself,
-        # and would commit at its end.
-        connection.exec_driver_sql("BEGIN")
+        # and would commit at its end. And whoever has read is refused as a writer, at once, if another has written
+        # since: not only we, but Airflow's next statement in this transaction as well, of which the scheduler dies.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     with connection.begin_nested(), shim.impatient(connection):
         yield connection
 

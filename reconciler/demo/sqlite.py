@@ -7,5 +7,5 @@ from typing import Any, Final
 __all__ = ["CONNECT_ARGS"]
 
 CONNECT_ARGS: Final[dict[str, Any]] = {"timeout": 30}
-"""Seconds that whoever writes waits for others. With the driver's own 5 s a scheduler on a busy machine has died of
-"database is locked": nobody queues up for SQLite's lock, and with twenty tasks the luckless wait long."""
+"""Seconds that whoever writes waits for others, where the driver's own limit is 5 s: nobody queues for SQLite's lock,
+and while twenty tasks start on a busy machine the luckless wait long."""

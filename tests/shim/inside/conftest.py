@@ -80,3 +80,9 @@ def rested(world: World) -> None:
 def postgres_only() -> None:
     if settings.get_engine().dialect.name != "postgresql":
         pytest.skip("SQLite has no locks on rows")
+
+
+@pytest.fixture
+def sqlite_only() -> None:
+    if settings.get_engine().dialect.name != "sqlite":
+        pytest.skip("PostgreSQL locks rows, and whoever waits for one is not refused")
