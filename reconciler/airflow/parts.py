@@ -48,7 +48,7 @@ SECOND_LOOK_EVERY: Final = timedelta(seconds=1)
 AUDIT_EVERY: Final = timedelta(seconds=1)
 DEMAND_EVERY: Final = timedelta(seconds=1)
 PUT_OFF: Final = 3
-"""So many heartbeats in a row leave the audit log alone, for upkeep or the demand, and then one leaves upkeep alone."""
+"""While upkeep hurries, so many heartbeats in a row leave the audit log alone, and then one leaves upkeep alone."""
 
 
 class Parts:
@@ -106,24 +106,20 @@ class Parts:
         now = self._delivery.now
         # The scheduler waits: no heartbeat has both this and what can wait, and neither waits for long.
         looks = now is not None and self._put_off < PUT_OFF and self._upkeep_is_due(now)
+        self._put_off = self._put_off + 1 if looks else 0
         if now is not None and looks:
             with self._trouble.contained("upkeep"):
                 self._upkeep.run(now)
         with self._trouble.contained("delivery"):
             self._delivery.deliver()
         now = self._delivery.now
-        reads = now is not None and self._demand_due.due(now)
-        if reads:
+        if now is not None and self._demand_due.due(now):
             with self._trouble.contained("reading the demand"):
                 with self._transactions.read() as connection:
                     demand = shim.demand(connection, self._owner.deployment, self._shares)
                 self.slots.refresh(demand)
-        if now is None:
+        if now is None or looks:
             return
-        if (looks or reads) and self._put_off < PUT_OFF:
-            self._put_off += 1
-            return
-        self._put_off = 0
         if self._audit_due.due(now):
             with self._trouble.contained("writing the audit log"):
                 self._audit.tell()

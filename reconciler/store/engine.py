@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import URL, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_random
 
 from reconciler.core.errors import StoreUnavailable
 
@@ -192,6 +193,17 @@ def _save_round_trips(engine: Engine, *, prepares: bool) -> None:
             connection.exec_driver_sql(_LIMITS)
 
 
+@retry(
+    retry=retry_if_exception_message(match="database is locked"),
+    stop=stop_after_delay(5),
+    wait=wait_random(0, 0.05),
+    reraise=True,
+)
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Of several that find a new file and switch it at once SQLite refuses all but one, and does not wait."""
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True)
 
@@ -199,7 +211,7 @@ def _sqlite(url: URL) -> Engine:
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # transactions are begun below, and not by the driver
         connection.execute("PRAGMA busy_timeout = 5000")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         # NORMAL may lose the last commits with the power, and with them an intent whose container runs.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
-from threading import Thread
+from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,23 @@ def test_what_the_url_says_wins(postgres: Postgres, postgres_database: str) -> N
     engine = make_engine(postgres.url(postgres_database) + "&application_name=mine")
     assert settings(engine, "application_name") == ["mine"]
     engine.dispose()
+
+
+def test_of_several_that_find_a_new_file_none_is_refused(tmp_path: Path) -> None:
+    """As the processes of an Airflow that is started for the first time. It is a race, so it is run many times."""
+    start = Barrier(6)
+
+    def mode(number: int) -> str:
+        engine = make_engine(f"sqlite:///{tmp_path / str(number)}")
+        start.wait(60)
+        with engine.connect() as conn:
+            found: str = conn.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        engine.dispose()
+        return found
+
+    with ThreadPoolExecutor(6) as threads:
+        for number in range(60):
+            assert list(threads.map(mode, [number] * 6)) == ["wal"] * 6
 
 
 @on_sqlite

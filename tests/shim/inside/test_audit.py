@@ -43,12 +43,6 @@ def ended(w: Workload, verdict: str, attempt: int = 1) -> None:
         conn.execute(update(attempts).where(*mine).values(closed_at=closed, verdict=verdict))
 
 
-def beats(scheduler: Scheduler) -> None:
-    """As many heartbeats as can pass before one has time for the audit log."""
-    for _ in range(PUT_OFF + 1):
-        scheduler.beat()
-
-
 def rows() -> list[tuple[str, str]]:
     found = sql("SELECT event, extra FROM log WHERE owner = 'ecs-reconciler' ORDER BY dttm, id")
     return [(row["event"], row["extra"]) for row in found]
@@ -125,17 +119,6 @@ def test_no_heartbeat_has_both_upkeep_and_this_and_neither_waits_for_ever(world:
     assert counts == [*busy, (PUT_OFF, 1), *((PUT_OFF + n, 1) for n, _ in busy), (2 * PUT_OFF, 1)]
 
 
-def test_the_demand_goes_first_but_not_for_ever(world: World) -> None:
-    (w,) = world.queued()
-    launched(w)
-    world.executor._parts._demand_due = Every(timedelta(0))
-    counts = []
-    for _ in range(PUT_OFF + 1):
-        world.beat()
-        counts.append(len(rows()))
-    assert counts == [0] * PUT_OFF + [1]
-
-
 def test_a_row_and_its_mark_are_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error between the two leaves neither."""
     (w,) = world.queued()
@@ -157,12 +140,12 @@ def test_only_the_owner_tells(world: World) -> None:
     (w,) = world.queued()
     launched(w)
     other = Scheduler()
-    beats(other)
+    other.beat()
+    other.beat()
     assert rows() == []
     world.overwrite(w.exec_id, owner_job_id=other.job.id)
     world.beat()
-    assert rows() == []
-    beats(other)
+    other.beat()
     world.beat()
     assert len(rows()) == 1
 
