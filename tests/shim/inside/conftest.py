@@ -68,12 +68,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def rested(world: World) -> None:
-    """Upkeep and the demand have just been, and are not due: they put off what can wait."""
-    parts = world.executor._parts
-    parts._upkeep_due, parts._demand_due = Every(timedelta(hours=1)), Every(timedelta(hours=1))
-    for every in (parts._upkeep_due, parts._demand_due):
-        every.due(datetime.now(UTC) - timedelta(minutes=1))
-    parts._put_off = 0
+    """Upkeep has just been, and is not due: it puts off by a heartbeat what can wait."""
+    world.executor._parts._upkeep_due = Every(timedelta(hours=1))
+    world.executor._parts._upkeep_due.due(datetime.now(UTC) - timedelta(minutes=1))
 
 
 @pytest.fixture
