@@ -155,7 +155,6 @@ def test_a_killed_daemon_finds_what_it_started_and_what_ended_without_it(scenari
         assert w.attempt == 1
 
 
-@pytest.mark.usefixtures("plain")
 def test_no_token_and_no_secret_is_in_any_row_or_log(stack: Stack, plain: dict[str, Scenario]) -> None:
     # The pattern is right: this is where a token must be.
     commands = [str(task["overrides"]) for scenario in plain.values() for task in scenario.tasks()]
