@@ -34,47 +34,60 @@ def begin() -> Iterator[Connection]:
 class Heartbeat:
     """Implements `delivery.Transactions`: all that a heartbeat reads between two writes is one, whichever part reads.
 
-    Airflow's ping, BEGIN, the limit of patience and COMMIT are a round trip each: for every part anew they would take
-    longer than what is read. PostgreSQL shows each statement all that has been committed by then. A part that fails
-    leaves a new transaction to the others.
+    Airflow's ping, BEGIN, the limits and COMMIT are a round trip each: for every part anew they would take longer than
+    what is read. PostgreSQL shows each statement all that has been committed by then. A part that fails leaves a new
+    connection to the others.
     """
 
     def __init__(self) -> None:
-        self._reading: Connection | None = None
+        self._connection: Connection | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """On SQLite one by itself: there whoever reads may keep out whoever writes."""
-        if airflow_engine().dialect.name == "sqlite":
-            with begin() as connection:
-                yield connection
-            return
-        try:
-            if self._reading is None:
-                self._reading = airflow_engine().connect()
-                shim.lose_patience(self._reading)
-            yield self._reading
-        except BaseException:
-            self._close()
-            raise
+        with self._transaction() as connection:
+            yield connection
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """One that writes. Reading has ended by then: somebody who alters our tables would wait for its end, and the
         write for him."""
-        self.end()
-        with begin() as connection:
+        self._commit()
+        with self._transaction() as connection:
             yield connection
+            self._commit()
 
     def end(self) -> None:
         """What is read next is read in a new one."""
+        self._commit()
+        self._close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """The present one, or a new one."""
+        if airflow_engine().dialect.name == "sqlite":
+            # By itself: there whoever reads may keep out whoever writes.
+            with begin() as connection:
+                yield connection
+            return
         try:
-            if self._reading is not None:
-                self._reading.commit()  # psycopg forgets all it has prepared at a rollback
-        finally:
+            if self._connection is None:
+                self._connection = airflow_engine().connect()
+            if not self._connection.in_transaction():
+                shim.hurry(self._connection)
+            yield self._connection
+        except BaseException:
             self._close()
+            raise
+
+    def _commit(self) -> None:
+        try:
+            if self._connection is not None:
+                self._connection.commit()  # also what was only read: psycopg forgets all it has prepared at a rollback
+        except BaseException:
+            self._close()
+            raise
 
     def _close(self) -> None:
-        connection, self._reading = self._reading, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

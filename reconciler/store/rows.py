@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["KEY", "LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "among", "as_records", "batches", "joined", "now"]
-__all__ += ["read", "read_now", "recordset", "row_of", "say_unreadable", "seconds", "snapshot", "status_of"]
-__all__ += ["unreadable"]
+__all__ = ["KEY", "LIGHT", "STATUS", "WHOLE", "DbNow", "Joined", "among", "as_records", "batches", "columns_of"]
+__all__ += ["joined", "now", "read", "read_now", "recordset", "row_of", "say_unreadable", "seconds", "snapshot"]
+__all__ += ["status_of", "unreadable"]
 
 KEY: Final = tuple(field.name for field in fields(TaskKey))
 """Columns, of Airflow's tables and ours."""
@@ -80,6 +80,7 @@ _PARAMS: Final = [column.name for column in LIGHT].index("params")
 _FIELDS: Final = [column.name for column in LIGHT if column.name not in KEY]
 _fields: Final = attrgetter(*_FIELDS)
 _key: Final = attrgetter(*KEY)
+_WORDS: Final = ("kind", "desired", "phase")
 
 WHOLE: Final = (*LIGHT, workloads.c.workload, workloads.c.executor_config)
 
@@ -262,13 +263,21 @@ def batches(ids: Collection[str]) -> Iterator[list[str]]:
         yield ordered[start : start + BATCH]
 
 
+def columns_of(some: Sequence[Workload]) -> dict[str, Sequence[Any]]:
+    """All columns of new rows, except those that the database's clock fills: the values of each, in the rows' order."""
+    columns: dict[str, Sequence[Any]] = dict(zip(_FIELDS, zip(*map(_fields, some), strict=True), strict=True))
+    columns.update(zip(KEY, zip(*(_key(w.key) for w in some), strict=True), strict=True))
+    for name in _WORDS:
+        columns[name] = [word.value for word in columns[name]]
+    columns["workload"] = [w.spec.workload if w.spec else None for w in some]
+    columns["executor_config"] = [w.spec.executor_config if w.spec else None for w in some]
+    columns["spec_version"] = [SPEC_VERSION] * len(some)
+    return columns
+
+
 def row_of(w: Workload) -> dict[str, Any]:
-    """All columns of a new row, except those that the database's clock fills."""
-    row = dict(zip(_FIELDS, _fields(w), strict=True))
-    row.update(zip(KEY, _key(w.key), strict=True))
-    row["workload"], row["executor_config"] = (w.spec.workload, w.spec.executor_config) if w.spec else (None, None)
-    row["spec_version"] = SPEC_VERSION
-    return row | {"kind": w.kind.value, "desired": w.desired.value, "phase": w.phase.value}
+    """The same of one row."""
+    return {name: values[0] for name, values in columns_of([w]).items()}
 
 
 def status_of(w: Workload) -> dict[str, Any]:

@@ -78,12 +78,11 @@ def heartbeat(run: Run) -> dict[str, Any]:
             found[str(finished)] = (began, time.monotonic())
         facts = examine(stand)
         inserted = stand.notes("inserted")
-    most = max(note["number"] for note in inserted)
     return result(
         facts,
         heartbeats={finished: facts.heartbeats(*window) for finished, window in found.items()},
-        inserted=most,
-        insert_seconds=spread(note["seconds"] for note in inserted if note["number"] == most),
+        # Not those that a loop of the scheduler has split, or taken together with the next.
+        insert_seconds=spread(note["seconds"] for note in inserted if note["number"] == sizes.queued),
     )
 
 

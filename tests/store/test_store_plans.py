@@ -101,7 +101,7 @@ SHIM: dict[str, Callable[[Connection], object]] = {
     "demand": lambda conn: shim.demand(conn, "prod"),
     "untold": untell,
 }
-NO_STATEMENT = {"impatient", "lose_patience"}
+NO_STATEMENT = {"hurry", "impatient", "lose_patience"}
 
 
 @pytest.fixture

@@ -129,6 +129,20 @@ def test_a_thousand_workloads_are_one_statement_with_text_of_every_kind(airflow:
     assert row == replace(new[999], created_at=row.created_at, updated_at=row.updated_at)
 
 
+def test_rows_that_are_almost_the_same_are_not_made_the_same(conn: Connection, prod: Deployment) -> None:
+    # To Python 1 and True are equal, and so are objects with them.
+    configs: list[dict[str, object]] = [{"n": True}, {"n": 1}, {"n": 1.0}]
+    new = [
+        Workload(exec_id=f"w{n}", deployment="prod", team=team, spec=Spec("{}", config))
+        for n, (config, team) in enumerate(zip(configs, ["red", None, ""], strict=True))
+    ]
+
+    shim.insert(conn, new)
+
+    rows = conn.exec_driver_sql("SELECT executor_config, team FROM ecs_workload ORDER BY exec_id").all()
+    assert [tuple(row) for row in rows] == [('{"n":true}', "red"), ('{"n":1}', None), ('{"n":1.0}', "")]
+
+
 def test_queueing_again_leaves_the_row_as_it_is(conn: Connection, prod: Deployment) -> None:
     prod.queue("a")
     row = prod.move("a", Phase.LAUNCHING)

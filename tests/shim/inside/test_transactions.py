@@ -49,6 +49,11 @@ def readers(connection: Connection) -> int:
     return int(connection.execute(READERS).scalar_one())
 
 
+def write_and_fail(connection: Connection) -> None:
+    connection.execute(text("DELETE FROM ecs_workload"))
+    connection.execute(text("SELECT no_such_column FROM ecs_workload"))
+
+
 def test_all_parts_read_in_one_transaction_until_it_is_ended(heartbeat: Heartbeat) -> None:
     first = began(heartbeat)
     assert began(heartbeat) == first
@@ -70,6 +75,31 @@ def test_whoever_writes_finds_no_reader_left(heartbeat: Heartbeat) -> None:
         assert readers(connection) == 1
     with heartbeat.begin() as connection:
         assert readers(connection) == 0
+
+
+def test_what_was_written_is_seen_by_others_at_once(heartbeat: Heartbeat, world: World) -> None:
+    world.queued()
+    with heartbeat.begin() as connection:
+        connection.execute(text("DELETE FROM ecs_workload"))
+    with begin() as connection:
+        assert (connection.execute(ROWS).scalar_one(), readers(connection)) == (0, 0)
+
+
+def test_a_write_that_fails_leaves_nothing(heartbeat: Heartbeat, world: World) -> None:
+    world.queued()
+    with pytest.raises(ProgrammingError), heartbeat.begin() as connection:
+        write_and_fail(connection)
+    with heartbeat.begin() as connection:
+        assert connection.execute(ROWS).scalar_one() == 1
+
+
+def test_only_a_heartbeat_does_not_wait_for_the_disk(heartbeat: Heartbeat) -> None:
+    waits = text("SHOW synchronous_commit")
+    with heartbeat.begin() as connection:
+        assert connection.execute(waits).scalar_one() == "off"
+    heartbeat.end()
+    with begin() as connection:  # the same server process: Airflow's pool has given it back
+        assert connection.execute(waits).scalar_one() == "on"
 
 
 def test_a_part_that_fails_leaves_a_new_transaction_to_the_others(heartbeat: Heartbeat) -> None:
