@@ -78,9 +78,6 @@ class Audit:
                 if not self._untold(connection, lock=False):
                     return
         with self._transactions.begin() as connection:
-            if connection.dialect.name == "sqlite":
-                # Or another writer could slip in between reading and writing, and SQLite would refuse to go on.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
             some: list[told.Untold] = []
             rows: list[Entry] = []
             for u in self._untold(connection, lock=True):

@@ -16,7 +16,6 @@ from sqlalchemy.orm import object_session
 
 from reconciler.airflow.log_reader import LogReader, running
 from reconciler.airflow.parts import Parts
-from reconciler.airflow.transactions import begin
 from reconciler.airflow.trouble import Trouble, contained
 from reconciler.core.task import TaskKey
 
@@ -108,7 +107,7 @@ class EcsReconcilerExecutor(BaseExecutor):
     def end(self) -> None:
         """The scheduler stops. The containers go on, and so does the daemon; the next scheduler adopts them."""
         if self._parts is not None:
-            self._parts.enqueue.write_late(begin)
+            self._parts.end()
 
     def terminate(self) -> None:
         """Nothing to do, for the same reason."""

@@ -20,7 +20,7 @@ from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import read, reader
 from reconciler.airflow.slots import Slots
-from reconciler.airflow.transactions import Heartbeat, airflow_engine, begin
+from reconciler.airflow.transactions import Apart, Heartbeat, airflow_engine, begin
 from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.airflow.views import Naming, SchedulerSide, identified
 from reconciler.airflow.workloads import key_of, to_row
@@ -65,7 +65,7 @@ class Parts:
         self._trouble = trouble
         # `airflow dags test --use-executor` has no scheduler job; 0 is nobody's.
         self._owner = Owner(options.deployment, int(executor.job_id or 0), executor.team_name)
-        self._transactions = Heartbeat()
+        self._transactions = Apart() if airflow_engine().dialect.name == "sqlite" else Heartbeat()
         side = SchedulerSide(self._transactions, executor, self.enqueue)
         self._delivery = Delivery(self._transactions, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3
@@ -130,6 +130,11 @@ class Parts:
     def _upkeep_is_due(self, now: datetime) -> bool:
         soon = self._second_look_due.due(now) and self._upkeep.hurry
         return self._upkeep_due.due(now) or soon
+
+    def end(self) -> None:
+        """The scheduler stops."""
+        self.enqueue.write_late(begin)
+        self._transactions.close()
 
     def adopt(self, session: Session, tis: Sequence[TaskInstance]) -> list[TaskInstance]:
         """Returns those that can not be adopted."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-__all__ = ["Heartbeat", "airflow_engine", "begin"]
+__all__ = ["Apart", "Heartbeat", "airflow_engine", "begin"]
 
 
 def airflow_engine() -> Engine:
@@ -25,8 +25,11 @@ def airflow_engine() -> Engine:
 
 @contextmanager
 def begin() -> Iterator[Connection]:
-    """A transaction by itself."""
+    """A transaction by itself, which writes."""
     with airflow_engine().begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # The driver begins before the first INSERT or UPDATE only: what was read before may be old by then.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         shim.lose_patience(connection)
         yield connection
 
@@ -37,6 +40,10 @@ class Heartbeat:
     Airflow's ping, BEGIN, the limits and COMMIT are a round trip each: for every part anew they would take longer than
     what is read. PostgreSQL shows each statement all that has been committed by then. A part that fails leaves a new
     connection to the others.
+
+    The connection is kept from one heartbeat to the next, because with it go the statements that psycopg has prepared:
+    on one that Airflow's sessions use as well, whose every rollback makes it forget them, PostgreSQL would plan most
+    anew, for as long as it takes to run them.
     """
 
     def __init__(self) -> None:
@@ -59,24 +66,24 @@ class Heartbeat:
     def end(self) -> None:
         """What is read next is read in a new one."""
         self._commit()
-        self._close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """The present one, or a new one."""
-        if airflow_engine().dialect.name == "sqlite":
-            # By itself: there whoever reads may keep out whoever writes.
-            with begin() as connection:
-                yield connection
-            return
         try:
-            if self._connection is None:
+            if self._connection is None or self._connection.engine is not airflow_engine():
                 self._connection = airflow_engine().connect()
             if not self._connection.in_transaction():
                 shim.hurry(self._connection)
             yield self._connection
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def _commit(self) -> None:
@@ -84,10 +91,25 @@ class Heartbeat:
             if self._connection is not None:
                 self._connection.commit()  # also what was only read: psycopg forgets all it has prepared at a rollback
         except BaseException:
-            self._close()
+            self.close()
             raise
 
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+
+class Apart:
+    """The same on SQLite, where each is by itself: whoever reads there may keep out whoever writes."""
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with airflow_engine().begin() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with begin() as connection:
+            yield connection
+
+    def end(self) -> None:
+        """Nothing is left open."""
+
+    def close(self) -> None:
+        """Nothing is kept."""

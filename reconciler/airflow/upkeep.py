@@ -204,6 +204,9 @@ class Upkeep:
 
     def _take_over(self) -> None:
         """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""
+        with self._transactions.read() as connection:
+            if not self._airflow.abandoned(connection, self._owner.deployment, self._owner.team):
+                return
         with self._transactions.begin() as connection:
             abandoned = self._airflow.abandoned(connection, self._owner.deployment, self._owner.team)
             shim.own(connection, abandoned, self._owner.job_id)

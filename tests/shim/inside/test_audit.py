@@ -12,6 +12,7 @@ import pytest
 from airflow import settings
 from sqlalchemy import insert, update
 
+from reconciler.airflow.audit import LIMIT
 from reconciler.airflow.parts import PUT_OFF
 from reconciler.airflow.upkeep import Every
 from reconciler.store import told
@@ -94,23 +95,23 @@ def test_every_end_has_its_words(world: World, verdict: str, entry: tuple[str, s
     assert rows() == [("ecs task launched", f"attempt 1: {ARN}"), entry]
 
 
-def test_a_heartbeat_writes_at_most_50_rows_and_the_next_ones_the_rest(world: World) -> None:
-    for w in world.queued(60):
+def test_a_heartbeat_writes_so_many_rows_at_most_and_the_next_ones_the_rest(world: World) -> None:
+    for w in world.queued(LIMIT + 10):
         launched(w)
     counts = []
     for _ in range(3):
         world.beat()
         counts.append(len(rows()))
-    assert counts == [50, 60, 60]
+    assert counts == [LIMIT, LIMIT + 10, LIMIT + 10]
 
 
 def test_no_heartbeat_has_both_upkeep_and_this_and_neither_waits_for_ever(world: World) -> None:
     (w,) = world.queued()
     launched(w)
-    parts = world.executor._parts
-    parts._upkeep_due = Every(timedelta(0))
+    its = world.executor._parts
+    its._upkeep_due = Every(timedelta(0))
     looks: list[datetime] = []
-    parts._upkeep.run = looks.append
+    its._upkeep.run = looks.append
     counts = []
     for _ in range(2 * PUT_OFF + 2):
         world.beat()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from airflow import settings
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from reconciler.airflow.transactions import Heartbeat, begin
 from tests.shim.inside.world import sql
@@ -33,7 +34,7 @@ READERS = text("SELECT count(*) FROM pg_locks WHERE relation = to_regclass('ecs_
 def heartbeat() -> Iterator[Heartbeat]:
     heartbeat = Heartbeat()
     yield heartbeat
-    heartbeat.end()
+    heartbeat.close()
 
 
 def began(heartbeat: Heartbeat) -> datetime:
@@ -59,6 +60,39 @@ def test_all_parts_read_in_one_transaction_until_it_is_ended(heartbeat: Heartbea
     assert began(heartbeat) == first
     heartbeat.end()
     assert began(heartbeat) > first
+
+
+def test_the_connection_is_kept_for_the_next_heartbeat(heartbeat: Heartbeat) -> None:
+    server = text("SELECT pg_backend_pid()")
+    found = set()
+    for _ in range(2):
+        with heartbeat.read() as connection:
+            found.add(connection.execute(server).scalar_one())
+        heartbeat.end()
+        with begin() as connection:
+            found.discard(connection.execute(server).scalar_one())  # another one: it is not Airflow's to give
+    assert len(found) == 1
+
+
+def test_whoever_has_made_a_new_engine_gets_a_connection_of_it(heartbeat: Heartbeat) -> None:
+    """As a process does that was forked: the old one is still its parent's."""
+    with heartbeat.read() as before:
+        heartbeat.end()
+    settings.dispose_orm()
+    settings.configure_orm()
+    with heartbeat.read() as after:
+        assert after.engine is not before.engine
+    before.close()
+
+
+def test_a_server_that_ends_the_connection_costs_one_part_its_turn(heartbeat: Heartbeat) -> None:
+    with heartbeat.read() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    heartbeat.end()
+    sql("SELECT pg_terminate_backend(:pid)", pid=pid)
+    with pytest.raises(OperationalError):
+        began(heartbeat)
+    began(heartbeat)
 
 
 def test_a_later_part_sees_what_was_committed_meanwhile(heartbeat: Heartbeat, world: World) -> None:
@@ -97,7 +131,7 @@ def test_only_a_heartbeat_does_not_wait_for_the_disk(heartbeat: Heartbeat) -> No
     waits = text("SHOW synchronous_commit")
     with heartbeat.begin() as connection:
         assert connection.execute(waits).scalar_one() == "off"
-    heartbeat.end()
+    heartbeat.close()
     with begin() as connection:  # the same server process: Airflow's pool has given it back
         assert connection.execute(waits).scalar_one() == "on"
 
