@@ -20,7 +20,7 @@ from reconciler.airflow.delivery import Delivery, Owner
 from reconciler.airflow.enqueue import Enqueue, savepoint
 from reconciler.airflow.options import read, reader
 from reconciler.airflow.slots import Slots
-from reconciler.airflow.transactions import Apart, Heartbeat, airflow_engine, begin
+from reconciler.airflow.transactions import Apart, airflow_engine, begin, shared
 from reconciler.airflow.upkeep import Every, Upkeep
 from reconciler.airflow.views import Naming, SchedulerSide, identified
 from reconciler.airflow.workloads import key_of, to_row
@@ -65,7 +65,7 @@ class Parts:
         self._trouble = trouble
         # `airflow dags test --use-executor` has no scheduler job; 0 is nobody's.
         self._owner = Owner(options.deployment, int(executor.job_id or 0), executor.team_name)
-        self._transactions = Apart() if airflow_engine().dialect.name == "sqlite" else Heartbeat()
+        self._transactions = Apart() if airflow_engine().dialect.name == "sqlite" else shared()
         side = SchedulerSide(self._transactions, executor, self.enqueue)
         self._delivery = Delivery(self._transactions, side, self._owner, options.max_run_task_attempts)
         shed_after = timedelta(seconds=conf.getfloat("scheduler", "task_queued_timeout")) / 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from airflow import settings
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-__all__ = ["Apart", "Heartbeat", "airflow_engine", "begin"]
+__all__ = ["Apart", "Heartbeat", "airflow_engine", "begin", "shared"]
 
 
 def airflow_engine() -> Engine:
@@ -93,6 +94,13 @@ class Heartbeat:
         except BaseException:
             self.close()
             raise
+
+
+@cache
+def shared() -> Heartbeat:
+    """That of this process. A scheduler may have an executor for each team, which have their turns one after the other:
+    with a connection for each of them its pool would soon be empty."""
+    return Heartbeat()
 
 
 class Apart:

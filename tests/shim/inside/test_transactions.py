@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from reconciler.airflow.transactions import Heartbeat, begin
-from tests.shim.inside.world import sql
+from tests.shim.inside.world import Scheduler, sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +72,16 @@ def test_the_connection_is_kept_for_the_next_heartbeat(heartbeat: Heartbeat) -> 
         with begin() as connection:
             found.discard(connection.execute(server).scalar_one())  # another one: it is not Airflow's to give
     assert len(found) == 1
+
+
+def test_executors_of_one_process_keep_one_connection() -> None:
+    """A scheduler may have one for each team, and its pool has fifteen."""
+    its = settings.get_engine().pool
+    before = its.checkedout()
+    several = [Scheduler() for _ in range(3)]
+    for scheduler in several:
+        scheduler.beat()
+    assert its.checkedout() <= max(before, 1)
 
 
 def test_whoever_has_made_a_new_engine_gets_a_connection_of_it(heartbeat: Heartbeat) -> None:
