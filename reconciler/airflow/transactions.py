@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airflow import settings
 
 from reconciler.store import shim
+from reconciler.store.engine import prepares_if_direct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,7 @@ class Heartbeat:
         try:
             if self._connection is None or self._connection.engine is not airflow_engine():
                 self._connection = airflow_engine().connect()
+                prepares_if_direct(self._connection.connection.dbapi_connection)
             if not self._connection.in_transaction():
                 shim.hurry(self._connection)
             yield self._connection

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["make_engine", "reading", "translated", "writing"]
+__all__ = ["make_engine", "prepares_if_direct", "reading", "translated", "writing"]
 
 _CONNECT: Final[dict[str, Any]] = {
     "application_name": "ecs-reconciler",
@@ -135,7 +135,7 @@ def _postgresql(url: URL) -> Engine:
         hide_parameters=True,
         **options,
     )
-    _save_round_trips(engine, prepares=driver == "psycopg")
+    _save_round_trips(engine)
 
     @event.listens_for(engine, "handle_error")
     def forget(context: ExceptionContext) -> None:
@@ -147,7 +147,22 @@ def _postgresql(url: URL) -> Engine:
     return engine
 
 
-def _save_round_trips(engine: Engine, *, prepares: bool) -> None:
+def prepares_if_direct(connection: Any) -> bool:
+    """Let a driver's connection prepare no statement behind a pooler, which would run it where it is not prepared.
+
+    Returns whether it leads to the server itself: a pooler shows in the process id that it made up for its client.
+    """
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_backend_pid()")
+    direct: bool = cursor.fetchone()[0] == connection.info.backend_pid
+    cursor.close()
+    connection.commit()
+    if not direct and hasattr(connection, "prepare_threshold"):  # psycopg2 prepares nothing
+        connection.prepare_threshold = None
+    return direct
+
+
+def _save_round_trips(engine: Engine) -> None:
     """Send what is needed and no more: the daemon reads a few rows several times a second.
 
     With a direct connection the limits are set once, statements are prepared, which makes batches some five times as
@@ -157,16 +172,12 @@ def _save_round_trips(engine: Engine, *, prepares: bool) -> None:
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        cursor.execute("SELECT pg_backend_pid()")
-        # A pooler shows in the process id that it made up for its client.
-        direct = record.info[_DIRECT] = cursor.fetchone()[0] == connection.info.backend_pid
+        direct = record.info[_DIRECT] = prepares_if_direct(connection)
         if direct:
+            cursor = connection.cursor()
             cursor.execute(_LIMITS.replace("true", "false"))
-        cursor.close()
-        connection.commit()
-        if prepares and not direct:
-            connection.prepare_threshold = None
+            cursor.close()
+            connection.commit()
 
     @event.listens_for(engine, "checkin")
     def note(_: Any, record: ConnectionPoolEntry) -> None:

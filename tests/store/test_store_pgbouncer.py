@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import create_engine, inspect
 
 from reconciler.core.phase import LIVE, Phase
 from reconciler.core.task import Workload
@@ -17,7 +17,7 @@ from reconciler.localecs import LocalEcs, Settings, StartContainer
 from reconciler.store import shim
 from reconciler.store.census import take_census
 from reconciler.store.daemon import SqlStore
-from reconciler.store.engine import make_engine, writing
+from reconciler.store.engine import make_engine, prepares_if_direct, writing
 from reconciler.store.migrate import migrate
 from tests.pgbouncer import PORT, pgbouncer
 from tests.site import Site
@@ -91,6 +91,19 @@ def test_statements_that_are_repeated_work_on_whatever_connection_they_meet(pool
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     assert store.counts().by_phase[Phase.LAUNCHING] == 96
+
+
+def test_a_scheduler_can_keep_a_connection_of_its_own(pooled: Engine) -> None:
+    """Airflow's engine knows nothing of poolers: two of its connections would prepare under the same name."""
+    its = create_engine(pooled.url)
+    with its.connect() as one, its.connect() as other:
+        for connection in (one, other):
+            assert not prepares_if_direct(connection.connection.dbapi_connection)
+        for _ in range(12):
+            for connection in (one, other):
+                shim.demand(connection, "prod")
+                connection.commit()
+    its.dispose()
 
 
 def test_nothing_of_ours_is_left_on_a_server_connection(pooled: Engine, postgres: Postgres) -> None:
