@@ -53,31 +53,6 @@ class Heartbeat:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with self._transaction() as connection:
-            yield connection
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """One that writes. Reading has ended by then: somebody who alters our tables would wait for its end, and the
-        write for him."""
-        self._commit()
-        with self._transaction() as connection:
-            yield connection
-            self._commit()
-
-    def end(self) -> None:
-        """What is read next is read in a new one."""
-        self._commit()
-
-    def close(self) -> None:
-        """Give the connection back."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """The present one, or a new one."""
         try:
             if self._connection is None or self._connection.engine is not airflow_engine():
                 self._connection = airflow_engine().connect()
@@ -89,13 +64,29 @@ class Heartbeat:
             self.close()
             raise
 
-    def _commit(self) -> None:
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One that writes. Reading has ended by then: somebody who alters our tables would wait for its end, and the
+        write for him."""
+        self.end()
+        with self.read() as connection:
+            yield connection
+            self.end()
+
+    def end(self) -> None:
+        """What is read next is read in a new one."""
         try:
             if self._connection is not None:
                 self._connection.commit()  # also what was only read: psycopg forgets all it has prepared at a rollback
         except BaseException:
             self.close()
             raise
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 @cache
