@@ -7,7 +7,6 @@ what a task's container is given, which is neither the database nor the signing 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -16,6 +15,7 @@ import boto3
 from botocore.config import Config
 
 from reconciler.demo.api import AirflowApi, ApiError, fetch
+from reconciler.demo.ports import free_ports
 from reconciler.demo.process import Process
 from reconciler.localecs.settings import Settings
 
@@ -268,10 +268,3 @@ def _inherited() -> dict[str, str]:
     # Some forty processes import the same Airflow: without its compiled modules each takes twice as long.
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {"NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]

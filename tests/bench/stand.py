@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from reconciler.demo.stack import free_ports
+from reconciler.demo.ports import free_ports
 from reconciler.options import ReconcilerOptions
 from tests.bench.database import BENCH, NUMBER, airflow_environment
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import OperationalError
 
 from reconciler.clock import SystemClock
 from reconciler.core.task import Spec, TaskKey, Workload
-from reconciler.demo.stack import free_ports
+from reconciler.demo.ports import free_ports
 from reconciler.localecs import LocalEcs, Settings, SignalContainer, StartContainer
 from reconciler.store import shim
 from reconciler.store.engine import make_engine, writing
