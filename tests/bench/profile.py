@@ -29,16 +29,14 @@ SHOWN: Final = 18
 
 def record(process: Process, seconds: float, name: str) -> str:
     """Look at a process for a while. Returns a table: which share of the samples had a function of ours, or any of a
-    library, on its stack; and how much of one core the process used in all."""
+    library, on its stack. Not how much CPU it used: py-spy stops it for each sample."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.folded"
-    before, began = process.cpu_seconds(), time.monotonic()
     # Only what holds the interpreter's lock: a thread that waits for a socket or a queue costs nothing.
     options = ["--gil", "--format", "raw", "--rate", str(RATE), "--duration", str(int(seconds)), "--output", str(path)]
     command = [str(Path(sys.executable).parent / "py-spy"), "record", *options, "--pid", str(process.pid)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    used = (process.cpu_seconds() - before) / (time.monotonic() - began)
-    return f"{name}: {100 * used:.1f} % of a core\n\n{_table(path)}\n"
+    return f"{name}: {_table(path)}\n"
 
 
 def _table(path: Path) -> str:
@@ -51,7 +49,7 @@ def _table(path: Path) -> str:
         frames = [_named(frame) for frame in stack.split(";")]
         shares.update(dict.fromkeys(filter(None, frames), int(number)))
     rows = [f"| `{name}` | {100 * count / total:.0f} % |" for name, count in shares.most_common(SHOWN)]
-    return "\n".join(["| in | share of samples |", "| --- | --- |", *rows]) if total else "no samples"
+    return "\n".join([f"{total} samples", "", "| in | share of samples |", "| --- | --- |", *rows])
 
 
 def _named(frame: str) -> str | None:
