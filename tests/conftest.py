@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from reconciler.core.task import Snapshot
+
 _MIGRATED = "reconciler"
 
 
@@ -135,6 +137,11 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = make_engine(database_url)
     yield engine
     engine.dispose()
+
+
+def ids(snapshot: Snapshot) -> list[str]:
+    """Whose rows were read, in their order."""
+    return [w.exec_id for w in snapshot.workloads]
 
 
 class Deployment:

@@ -16,7 +16,8 @@ from reconciler.localecs import Settings
 from reconciler.seams import shard_lease
 from reconciler.store.daemon import SqlStore
 from tests.controllers.test_queues import PROFILE
-from tests.world import DEPLOYMENT, VirtualClock, World, make_store_engine
+from tests.virtual import VirtualClock, make_store_engine
+from tests.world import DEPLOYMENT, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from reconciler.core.errors import EcsThrottled, LeaseLost, StoreUnavailable
 from reconciler.lease import Elector
 from reconciler.manager import STANDBY_POLL, Manager, Pace
 from reconciler.store.daemon import SqlStore
-from tests.world import VirtualClock, make_store_engine
+from tests.virtual import VirtualClock, make_store_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

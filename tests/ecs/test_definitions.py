@@ -9,7 +9,7 @@ import pytest
 from reconciler.core.errors import EcsThrottled, EcsUnavailable
 from reconciler.ecs import definitions as module
 from reconciler.ecs.definitions import Definitions
-from tests.world import VirtualClock
+from tests.virtual import VirtualClock
 
 SHOWN = {"cpu": "256", "containerDefinitions": [{"name": "main"}]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -150,6 +151,13 @@ class QueueWorld:
     def create(self, name: str, **attributes: str) -> str:
         """A queue; its URL."""
         return str(self.call("CreateQueue", QueueName=name, Attributes=attributes)["QueueUrl"])
+
+    def redrive(self, receives: int) -> str:
+        """Give `q` a dead-letter queue for what is received more often; its URL."""
+        dead = self.create("dead")
+        policy = {"deadLetterTargetArn": self.model.arn("dead"), "maxReceiveCount": receives}
+        self.call("SetQueueAttributes", Attributes={"RedrivePolicy": json.dumps(policy)})
+        return dead
 
     def call(self, operation: str, **request: Any) -> dict[str, Any]:
         """One API call, of which request and answer must be known to botocore."""

@@ -17,7 +17,8 @@ from reconciler.store.engine import make_engine
 from reconciler.store.migrate import migrate
 from tests.scale.counted import Cost, counted
 from tests.scale.crowd import Crowd, fill
-from tests.world import DEPLOYMENT, EPOCH, World
+from tests.virtual import EPOCH
+from tests.world import DEPLOYMENT, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

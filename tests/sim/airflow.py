@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reconciler.core.deliver import CallbackView, TaskInstanceView
 from reconciler.core.task import TaskKey
-from tests.world import EPOCH
+from tests.virtual import EPOCH
 
 if TYPE_CHECKING:
     import random

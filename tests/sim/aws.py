@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from reconciler.core import identity
 from reconciler.localecs import AwsError, EcsModel, Settings, SignalContainer, StartContainer
 from tests.sim.container import Runner
-from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
+from tests.virtual import EPOCH
+from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, FAMILY
 
 if TYPE_CHECKING:
     import random

@@ -38,7 +38,8 @@ from tests.sim.airflow import valid_for
 from tests.sim.aws import FAR, Client, family_of
 from tests.sim.database import StorePort
 from tests.sim.post import QUEUE, QueueClient
-from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, EPOCH, FAMILY
+from tests.virtual import EPOCH
+from tests.world import CLUSTER, CONTAINER, DEPLOYMENT, FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from reconciler.core.errors import StoreUnavailable
 from reconciler.core.task import Snapshot
 from reconciler.store.schema import metadata
 from tests.sim.sql import FastConnection
-from tests.world import EPOCH
+from tests.virtual import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

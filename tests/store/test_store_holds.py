@@ -12,7 +12,7 @@ from reconciler.core.phase import Phase
 from reconciler.core.task import Kind
 from reconciler.store.holds import Left, hold, left
 from reconciler.store.holds import resume as end_hold
-from tests.world import VirtualClock
+from tests.virtual import VirtualClock
 
 if TYPE_CHECKING:
     from tests.conftest import Deployment

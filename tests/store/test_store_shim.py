@@ -17,6 +17,7 @@ from reconciler.core.task import Kind, Spec, TaskKey, Workload
 from reconciler.store import shim
 from reconciler.store.holds import hold
 from reconciler.store.shim import Demand
+from tests.conftest import ids
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from reconciler.core.task import Snapshot
     from tests.conftest import Deployment, Postgres
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -79,10 +79,6 @@ def conn(airflow: Engine, prod: Deployment) -> Iterator[Connection]:
     """A connection that commits each statement, for tests that are not about transactions."""
     with airflow.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
-
-
-def ids(snapshot: Snapshot) -> list[str]:
-    return [w.exec_id for w in snapshot.workloads]
 
 
 def exited(prod: Deployment, exec_id: str, **fields: Any) -> Workload:
