@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
@@ -89,6 +89,8 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
         if not _patience(clock, shards.waits_for)(at_head, engine):
             raise StartError(NO_TABLES)
         shards.run()
+    except _EndedAtStartError:
+        log.info("told to end before the start was done")
     finally:
         shards.close()
         traces.end(provider)
@@ -320,8 +322,12 @@ class _Counted:
             return self._counts
 
 
+class _EndedAtStartError(Exception):
+    """The process was told to stop while it waited for what it needs at its start, which is no failure."""
+
+
 def _patience(clock: SystemClock, waits_for: list[str], announce: Callable[[], None] | None = None) -> Retrying:
-    """Repeat a check at start-up until database and ECS can be reached, or the process is told to stop.
+    """Repeat a check at start-up until database and ECS can be reached. Raises _EndedAtStartError if told to stop.
 
     `announce` says so to whoever asks for the status; there are no tables yet while they are what is waited for.
     """
@@ -334,11 +340,14 @@ def _patience(clock: SystemClock, waits_for: list[str], announce: Callable[[], N
             with suppress(StoreUnavailable):  # it is said again with the next try
                 announce()
 
+    def give_up(_: RetryCallState) -> NoReturn:
+        raise _EndedAtStartError
+
     return Retrying(
         retry=retry_if_exception_type((StoreUnavailable, EcsUnavailable, EcsThrottled)),
         wait=wait_random_exponential(max=15),
         stop=lambda _: clock.stopped,
         sleep=clock.wait,
         before_sleep=say,
-        reraise=True,
+        retry_error_callback=give_up,
     )

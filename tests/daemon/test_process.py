@@ -33,7 +33,7 @@ def test_it_launches_observes_and_ends_in_order(site: Site) -> None:
         assert daemon.metric('ecs_reconciler_aws_api_requests_total{operation="RunTask",result="ok"}') == 5
 
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(timeout=10) == 0
+        assert daemon.process.wait(60) == 0
         shown = json.loads(site.call("status", "--json").stdout)
         assert [leader["valid"] for leader in shown["leaders"]] == [False]
         assert SECRET not in daemon.log.read_text()
@@ -48,7 +48,7 @@ def test_a_second_replica_stands_by_and_takes_over_at_once_when_the_first_is_tol
             site.until(lambda: two.get("/readyz") == (200, "standing by\n"))
             assert two.metric('ecs_reconciler_leader{shard="us-east-1"}') == 0
             one.process.send_signal(signal.SIGTERM)
-            assert one.process.wait(timeout=10) == 0
+            assert one.process.wait(60) == 0
             two.until_it_says("this replica leads")
             site.queue("a")
             site.until(lambda: site.row("a").terminal, two.log)
@@ -66,7 +66,7 @@ def test_credentials_that_are_refused_are_seen_in_readiness_and_heal_by_themselv
         assert "ExpiredTokenException" in daemon.get("/readyz")[1]
         site.until(lambda: daemon.metric('ecs_reconciler_launches_held{cause="ecs",shard="us-east-1"}') == 1)
         assert site.row("a").phase in (Phase.PENDING, Phase.LAUNCHING)
-        assert "ExpiredTokenException" in site.call("status").stdout
+        site.until(lambda: "ExpiredTokenException" in site.call("status").stdout, daemon.log)
         daemon.until_it_says("launches are held")
         assert "ExpiredTokenException" in next(e["reason"] for e in daemon.events if e["event"] == "launches are held")
         with site.ecs.lock:
@@ -89,6 +89,23 @@ def test_a_daemon_that_starts_before_its_credentials_says_so_and_goes_on_when_th
         keys.write_text("[default]\naws_access_key_id = late\naws_secret_access_key = late\n")
         daemon.until_it_says("this replica leads")
         site.until(lambda: "trouble" not in site.call("status").stdout, daemon.log)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"AIRFLOW__ECS_RECONCILER__SQL_ALCHEMY_CONN": "postgresql://nobody@127.0.0.1:1/nothing"},
+        {"AWS_ENDPOINT_URL_ECS": "http://127.0.0.1:1"},
+    ],
+    ids=["database", "ecs"],
+)
+def test_one_that_is_told_to_end_while_it_waits_for_its_start_has_not_failed(
+    site: Site, missing: dict[str, str]
+) -> None:
+    with site.daemon(**missing) as daemon:
+        daemon.until_it_says("can not start yet")
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(60) == 0, daemon.log.read_text()
 
 
 def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -> None:
