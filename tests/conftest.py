@@ -11,6 +11,7 @@ from sqlalchemy import NullPool, create_engine, func, select, text, update
 
 from reconciler.core.phase import Phase
 from reconciler.core.task import Spec, Workload
+from reconciler.demo import ports
 from reconciler.localecs import LocalEcs, Settings
 from reconciler.store import shim
 from reconciler.store.daemon import SqlStore
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from reconciler.core.task import Snapshot
 
 _MIGRATED = "reconciler"
+
+# Each worker has ports of its own: nobody holds one between its choice and the listening.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ports.RANGE = ports.RANGE[_WORKER % 8 :: 8]  # type: ignore[misc] # Final for everybody else
 
 
 @pytest.hookimpl(wrapper=True)

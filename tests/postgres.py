@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.processes import runs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -56,7 +58,7 @@ class Server:
         for pid in processes:
             os.kill(pid, signal.SIGKILL)
         for pid in processes:
-            while _runs(pid):
+            while runs(pid):
                 os.sched_yield()
         # Their parent may not have reaped them; to the next server a dead process looks like one that still runs.
         lock.unlink()
@@ -71,13 +73,6 @@ class Server:
             timeout=60,
             **self._as_user,
         )
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class Site:
         return found
 
     def until(self, condition: Callable[[], bool], log: Path | None = None) -> None:
-        deadline = self.clock.monotonic() + 60
+        deadline = self.clock.monotonic() + 300
         while not condition():
             assert self.clock.monotonic() < deadline, log.read_text() if log else "not in time"
             self.clock.wait(0.05)

@@ -8,9 +8,9 @@ import socket
 from contextlib import ExitStack
 from typing import Final
 
-__all__ = ["free_ports"]
+__all__ = ["RANGE", "free_ports"]
 
-_RANGE: Final = range(20000, 32768)
+RANGE: Final = range(20000, 32768)
 """Below the ports from which Linux (32768 to 60999), macOS, and Windows take those of outgoing connections."""
 
 
@@ -21,11 +21,11 @@ def free_ports(count: int) -> list[int]:
     is opened anywhere on the machine, and an Airflow takes ten seconds and more until it listens.
     """
     found: list[int] = []
-    untried = secrets.SystemRandom().sample(_RANGE, len(_RANGE))
+    untried = secrets.SystemRandom().sample(RANGE, len(RANGE))
     with ExitStack() as held:
         while len(found) < count:
             if not untried:
-                message = f"fewer than {count} ports from {_RANGE[0]} to {_RANGE[-1]} are free"
+                message = f"fewer than {count} ports from {RANGE[0]} to {RANGE[-1]} are free"
                 raise OSError(errno.EADDRINUSE, message)
             port = untried.pop()
             try:

@@ -32,7 +32,7 @@ IMAGES = {"unpullable": "registry.example.com/team/no-such-image:1.2", "endless"
 
 SETTINGS = {
     # Sixteen containers that import Airflow on two busy cores may take a minute, and are queued again after this time.
-    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "75",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reconciler.demo.stack import Stack
     from tests.airflow.conftest import Scenario, Scenarios
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1200)]
 
 TOKEN = re.compile(r"eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}")
 
@@ -102,7 +102,7 @@ def test_what_is_cleared_or_stuck_while_queued_is_queued_again_and_runs_once(sce
         before = cleared.rows()[0].exec_id
         cleared.clear()
         stack.wait("the cleared one to be queued again", lambda: len(cleared.rows()) > 1, 60)
-        stack.wait("the stuck one to be queued again", lambda: len(stuck.rows()) > 1, 180)
+        stack.wait("the stuck one to be queued again", lambda: len(stuck.rows()) > 1, 300)
         assert cleared.rows()[0].exec_id == before
     for scenario in (stuck, cleared):
         scenario.wait_for("success")

@@ -27,7 +27,7 @@ from reconciler.localecs import LocalEcs, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1200)]
 
 PEER = "airflow.providers.amazon.aws.executors.ecs.AwsEcsExecutor"
 OURS = "reconciler.airflow.executor.EcsReconcilerExecutor"

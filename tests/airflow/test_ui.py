@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.airflow.conftest import on_newest
+from tests.browser import SECONDS, chromium, keep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,33 +18,20 @@ if TYPE_CHECKING:
 
     from tests.airflow.conftest import Scenario
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
-
-PICTURE = "why-did-it-not-start.png"
-PICTURE_OF_TAB = "airflow-task-instance.png"
-PICTURE_OF_VIEW = "airflow-view.png"
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """A page of the distribution's Chromium."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    switches = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, headless=True, args=switches)
-        try:
-            context = chromium.new_context(viewport={"width": 1280, "height": 800})
-            yield context.new_page()
-        finally:
-            chromium.close()
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        yield page
 
 
 @on_newest
-def test_a_user_finds_in_the_ui_why_a_task_did_not_start(unpullable: Scenario, page: Page, tmp_path: Path) -> None:
+def test_a_user_finds_in_the_ui_why_a_task_did_not_start(unpullable: Scenario, page: Page) -> None:
     """From the start page, as one who has just heard that a task failed."""
-    page.set_default_timeout(120_000)
     page.goto(unpullable.stack.url, wait_until="domcontentloaded")
     page.get_by_text("Dags", exact=True).first.wait_for()  # logged in
     page.goto(f"{unpullable.stack.url}/dags/unpullable/runs/{unpullable.run_id}/tasks/work")
@@ -59,13 +44,12 @@ def test_a_user_finds_in_the_ui_why_a_task_did_not_start(unpullable: Scenario, p
     assert "ecs task launched again" in shown
     assert shown.count("ecs start failed") == 4
 
-    keep(page, tmp_path / PICTURE)
+    keep(page, "why-did-it-not-start", full_page=False)
 
 
 def test_the_status_page_is_in_airflows_navigation_and_a_tab_of_each_task_instance(
-    unpullable: Scenario, page: Page, tmp_path: Path
+    unpullable: Scenario, page: Page
 ) -> None:
-    page.set_default_timeout(120_000)
     home = unpullable.stack.url
     page.goto(home, wait_until="domcontentloaded")
     page.get_by_role("button", name="Browse").or_(page.get_by_text("Browse", exact=True)).first.click()
@@ -76,7 +60,7 @@ def test_the_status_page_is_in_airflows_navigation_and_a_tab_of_each_task_instan
     # Others failed too, for reasons of their own: of those whom a user gave up, that is what they tell.
     of_run = failed(shown).filter(has_text=re.compile(rf"{unpullable.run_id} try"))
     expect(of_run).to_contain_text("CannotPullContainerError")
-    keep(page, tmp_path / PICTURE_OF_VIEW)
+    keep(page, "airflow-view", full_page=False)
     page.evaluate("document.documentElement.style.colorScheme = 'dark'")  # as Airflow's own switch does
     expect(shown.locator("html")).to_have_css("color-scheme", "dark")
 
@@ -98,16 +82,8 @@ def test_the_status_page_is_in_airflows_navigation_and_a_tab_of_each_task_instan
     expect(events.last).to_contain_text("queued in default")
     assert sum("to be launched" in text for text in events.all_inner_texts()) == 4
     expect(shown.locator("#h-quota")).to_be_hidden()
-    keep(page, tmp_path / PICTURE_OF_TAB)
+    keep(page, "airflow-task-instance", full_page=False)
 
 
 def failed(shown: FrameLocator) -> Locator:
     return shown.locator("#rows tr").filter(has_text="FAILED_START")
-
-
-def keep(page: Page, picture: Path) -> None:
-    """A screenshot for whoever wants to look: SAVE_SCREENSHOTS names a folder."""
-    page.screenshot(path=picture)
-    assert picture.stat().st_size > 10_000
-    if folder := os.environ.get("SAVE_SCREENSHOTS"):
-        shutil.copy(picture, Path(folder) / picture.name)

@@ -206,7 +206,7 @@ def test_the_most_urgent_waiting_call_goes_first_and_of_launches_the_oldest() ->
     for number, caller in enumerate(callers, start=1):
         threads.append(threading.Thread(target=go, args=caller))
         threads[-1].start()
-        eventually(lambda number=number: limit.levels()["modify"].waiting == number)  # type: ignore[misc] # a lambda with a default has no type
+        eventually(lambda number=number: clock.waiting == number)  # type: ignore[misc] # a lambda with a default has no type
     for number in range(1, len(callers) + 1):
         # Enough for one call at 36 per second, not for two. Each may have looked just before the step.
         clock.step(0.028)

@@ -106,10 +106,11 @@ def test_an_answer_that_is_not_ecs_s_is_not_an_empty_cluster(make_world: MakeWor
 
 
 def test_a_refused_connection_is_known_to_have_done_nothing(make_world: MakeWorld) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    world = make_world(endpoint=endpoint)
-    answer = world.run()
+    with socket.socket() as taken:
+        # Nobody else can listen there meanwhile.
+        taken.bind(("127.0.0.1", 0))
+        world = make_world(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        answer = world.run()
     assert isinstance(answer, Blocked)
     assert "can not be reached" in answer.reason
     assert world.calls == [("RunTask", "network")]

@@ -61,6 +61,8 @@ class SteppedClock:
     def __init__(self) -> None:
         self.time = 0.0
         self.changed = threading.Condition()
+        self.waiting = 0
+        """Threads for which a step counts."""
 
     def monotonic(self) -> float:
         with self.changed:
@@ -69,7 +71,9 @@ class SteppedClock:
     def wait(self, seconds: float) -> None:
         with self.changed:
             until = self.time + seconds
+            self.waiting += 1
             self.changed.wait_for(lambda: self.time >= until, timeout=20)
+            self.waiting -= 1
 
     def step(self, seconds: float) -> None:
         with self.changed:

@@ -13,6 +13,7 @@ import pytest
 from reconciler.localecs import Runner, SignalContainer, StartContainer
 from reconciler.localecs.server import image_environment
 from tests.localecs.world import eventually
+from tests.processes import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,15 +48,6 @@ def host(tmp_path: Path) -> Iterator[Host]:
     host = Host(tmp_path)
     yield host
     host.runner.stop_all(0.1)
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    # An orphan that nobody has reaped yet is gone too.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_the_exit_code_is_the_process_s_own(host: Host) -> None:
@@ -110,14 +102,14 @@ def test_a_signal_reaches_the_whole_group(host: Host) -> None:
     child = int(host.first_line())
     host.signal("SIGTERM")
     host.ended()
-    eventually(lambda: gone(child), "the child to die")
+    eventually(lambda: not runs(child), "the child to die")
 
 
 def test_when_the_first_process_ends_the_others_are_killed(host: Host) -> None:
     host.start("trap '' TERM; (trap '' TERM; sleep 600) & echo $!; exit 5")
     child = int(host.first_line())
     assert host.ended()[2] == 5
-    eventually(lambda: gone(child), "the child to die")
+    eventually(lambda: not runs(child), "the child to die")
 
 
 def test_one_that_moved_to_a_process_group_of_its_own_is_killed_with_the_others(host: Host) -> None:
@@ -128,7 +120,7 @@ def test_one_that_moved_to_a_process_group_of_its_own_is_killed_with_the_others(
     assert os.getpgid(pid) == pid
     host.signal("SIGKILL")
     host.ended()
-    eventually(lambda: gone(pid), "the other process to be gone")
+    eventually(lambda: not runs(pid), "the other process to be gone")
 
 
 def test_a_signal_for_a_container_that_has_ended_does_nothing(host: Host) -> None:

@@ -349,7 +349,7 @@ def test_closing_ends_idle_connections_and_the_containers(tmp_path: Path, connec
         assert server.runner is not None
         log = server.runner.log_path(arn, "airflow")
         pid = int(eventually(lambda: log.exists() and log.read_text(), "the container to run"))
-        assert server.runner.running() == 1
+        eventually(lambda: server.runner and server.runner.running() == 1, "the runner to know of it")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(ConnectionError):

@@ -165,7 +165,8 @@ def test_a_poll_wakes_when_a_visibility_timeout_ends(
     for _ in range(2):
         answer = sqs.receive_message(QueueUrl=url, VisibilityTimeout=1, WaitTimeSeconds=20)
         assert answer["Messages"][0]["Body"] == "a"
-    assert max(waits) <= 1
+    # None waits if a second has passed before the second poll.
+    assert max(waits, default=0) <= 1
 
 
 def test_a_poll_in_vain_answers_nothing(sqs: Any, url: str) -> None:

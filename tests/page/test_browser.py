@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from reconciler.core.task import TaskKey
 from reconciler.localecs import AwsError, LocalEcs, Settings
 from reconciler.store.migrate import migrate
+from tests.browser import chromium, keep
 from tests.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Postgres
     from tests.site import Daemon
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 PHASES = {"PENDING", "STARTED", "RUNNING", "FAILED_START"}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium was found: install the distribution's package chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -69,12 +62,6 @@ def address(daemon: Daemon) -> str:
     return str(next(event["address"] for event in daemon.events if "address" in event))
 
 
-def keep(page: Page, name: str) -> None:
-    """A screenshot for whoever wants to look: SCREENSHOTS names a folder."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
-
-
 def test_under_load_it_shows_everything_and_runs_no_markup(quiet: Site, page: Page) -> None:
     # One can not be started; the others fill the quota, and ten of them wait.
     quiet.ecs.model.faults.on_start(
@@ -94,10 +81,10 @@ def test_under_load_it_shows_everything_and_runs_no_markup(quiet: Site, page: Pa
     }
     with quiet.daemon(**limits) as daemon:
         page.goto(address(daemon))
-        expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
-        expect(page.locator("#used")).to_have_text("30", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("healthy")
+        expect(page.locator("#used")).to_have_text("30")
         expect(page.get_by_role("img", name="30 of 30 used")).to_be_visible()
-        expect(page.locator("#rows .phase").first).to_have_text("FAILED_START", timeout=30_000)
+        expect(page.locator("#rows .phase").first).to_have_text("FAILED_START")
         rows = page.locator("#rows tr")
         expect(rows.first).to_contain_text("CannotPullContainerError")
         expect(rows.first).to_contain_text(f"{MARKUP}.no_image")
@@ -138,13 +125,13 @@ def test_under_load_it_shows_everything_and_runs_no_markup(quiet: Site, page: Pa
 
         # New things appear by themselves.
         quiet.queue("late", key=TaskKey("late_dag", "late_task", "run", -1, 1))
-        expect(page.locator("#rows")).to_contain_text("late_dag.late_task", timeout=30_000)
+        expect(page.locator("#rows")).to_contain_text("late_dag.late_task")
 
 
 def test_an_empty_one_is_calm(quiet: Site, page: Page) -> None:
     with quiet.daemon() as daemon:
         page.goto(address(daemon))
-        expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("healthy")
         expect(page.locator("#used")).to_have_text("0")
         expect(page.locator("#rows")).to_contain_text("No workload matches.")
         expect(page.locator("#reasons")).to_be_hidden()
@@ -163,33 +150,33 @@ def test_what_is_broken_is_said_first_and_heals(quiet: Site, page: Page, postgre
     rule = quiet.ecs.model.faults.on_call("RunTask", expired, times=None)
     with quiet.daemon() as daemon:
         page.goto(address(daemon))
-        expect(page.get_by_role("status")).to_have_text("degraded", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("degraded")
         expect(page.locator("#reasons")).to_contain_text("The security token included in the request is expired")
         expect(page.locator("#rows")).to_contain_text("launches are held")
         keep(page, "credentials")
         quiet.ecs.model.faults.remove(rule)
-        expect(page.get_by_role("status")).to_have_text("healthy", timeout=60_000)
+        expect(page.get_by_role("status")).to_have_text("healthy")
         expect(page.locator("#reasons")).to_be_hidden()
 
         postgres.run(f"DROP DATABASE {database} WITH (FORCE)")
-        expect(page.get_by_role("status")).to_have_text("down", timeout=60_000)
+        expect(page.get_by_role("status")).to_have_text("down")
         expect(page.locator("#reasons")).to_contain_text("the database can not be reached")
         keep(page, "database")
 
-    expect(page.locator("#reasons")).to_contain_text("the daemon does not answer", timeout=30_000)
+    expect(page.locator("#reasons")).to_contain_text("the daemon does not answer")
 
 
 def test_a_locked_page_asks_for_its_token(quiet: Site, page: Page) -> None:
     with quiet.daemon(AIRFLOW__ECS_RECONCILER__STATUS_PAGE_TOKEN="a-token") as daemon:
         page.goto(address(daemon))
-        expect(page.get_by_role("status")).to_have_text("locked", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("locked")
         expect(page.locator("#rows")).to_be_hidden()
         page.get_by_label("Token").fill("a-wrong-one")
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text("locked")
         page.get_by_label("Token").fill("a-token")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
+        expect(page.get_by_role("status")).to_have_text("healthy")
         assert "a-token" not in daemon.log.read_text()
         assert "a-token" not in page.content()
 
@@ -200,14 +187,14 @@ def test_with_several_regions_it_says_which_is_meant(quiet: Site, page: Page) ->
         quiet.queue(f"w{number}", key=TaskKey("etl", "load", "run", number, 1), queue=queue)
     with quiet.daemon(AIRFLOW__ECS_RECONCILER__QUEUES=json.dumps(queues)) as daemon:
         page.goto(address(daemon))
-        expect(page.locator("#stamp")).to_contain_text("this replica leads eu-west-1, us-east-1", timeout=30_000)
-        expect(page.get_by_role("status")).to_have_text("healthy", timeout=30_000)
+        expect(page.locator("#stamp")).to_contain_text("this replica leads eu-west-1, us-east-1")
+        expect(page.get_by_role("status")).to_have_text("healthy")
         expect(page.locator("#controllers tr").first).to_contain_text(re.compile("launch in (eu-west|us-east)-1"))
         expect(page.locator("#facts")).to_contain_text("eu-west-1/launch calls")
         expect(page.locator("#allowed")).to_have_text("2376 a minute")  # twice 19.8 a second
         # The queue's own limit is reached, and there is room for everybody else.
-        expect(page.get_by_role("row", name="PENDING")).to_contain_text("waits for a free slot", timeout=30_000)
-        expect(page.locator("#used")).to_have_text("2", timeout=30_000)
+        expect(page.get_by_role("row", name="PENDING")).to_contain_text("waits for a free slot")
+        expect(page.locator("#used")).to_have_text("2")
         keep(page, "regions")
 
 

@@ -24,7 +24,7 @@ def test_no_outgoing_connection_gets_a_port_before_its_server_listens() -> None:
 
 def test_ports_are_different_and_nobody_listens_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
     six = free_ports(6)
-    monkeypatch.setattr(ports, "_RANGE", six)
+    monkeypatch.setattr(ports, "RANGE", six)
     with ExitStack() as taken:
         taken.enter_context(socket.create_server(("127.0.0.1", six[0])))
         assert sorted(free_ports(5)) == sorted(six[1:])

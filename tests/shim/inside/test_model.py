@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from airflow.utils.state import TaskInstanceState
 from airflow.version import version
 
 from reconciler.airflow import parts
+from reconciler.core import deliver
 from tests.shim.inside.both import ACTIVE, STATES, Case, numbered, same, sample
 from tests.shim.inside.sides import Model, Real
 from tests.sim import airflow as sim
@@ -192,6 +194,9 @@ def test_outcomes_as_the_executor_delivers_them(
     """Row, task instance and the event that the executor makes of them, heartbeat after heartbeat."""
     # The model has no audit log that a heartbeat would leave upkeep out for.
     monkeypatch.setattr(parts, "PUT_OFF", HEARTBEATS)
+    # Halfway between the two ages of a heartbeat in the sample: this test may take a minute, of which the model knows
+    # nothing.
+    monkeypatch.setattr(deliver, "SILENCE", timedelta(seconds=200))
     cases = numbered([Delivered(0, **values) for values in sample(SEED, COUNT, **_DELIVERED)])
     real, model = Real(world, cases), Model(cases)
     model.scheduler._sync()  # as the other scheduler's first heartbeat, which is behind it

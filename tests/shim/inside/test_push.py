@@ -148,7 +148,7 @@ def test_a_callback_runs_and_its_exit_code_is_its_outcome(world: World) -> None:
         )
         forget_everything()
 
-    (good, _), (said, _) = [process.communicate(timeout=60) for process in started]
+    (good, _), (said, _) = [process.communicate(timeout=300) for process in started]
 
     assert started[0].returncode == 0, good
     assert started[1].returncode == 1
