@@ -38,11 +38,11 @@ class Server:
 
     def start(self) -> None:
         options = f"-k {self.folder} -c listen_addresses= {self._settings}"
-        self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "start")
+        self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-o", options, "-w", "-t", "240", "start")
 
     def stop(self) -> None:
         """Without a checkpoint, and without a word to its clients: the next start recovers as after a crash."""
-        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "-t", "240", "stop")
 
     def processes(self) -> list[int]:
         """The server, and what it has started."""
@@ -70,7 +70,7 @@ class Server:
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self.folder,
-            timeout=60,
+            timeout=300,
             **self._as_user,
         )
 

@@ -33,7 +33,7 @@ BACKLOG: Final = 50
 """[ecs_reconciler] backlog."""
 LOOK: Final = 0.25
 """Seconds between two looks at a condition: the waiting must not load the machine that is measured."""
-PATIENCE: Final = 120.0
+PATIENCE: Final = 300.0
 """Seconds for what is no part of any measurement, such as a start."""
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.airflow
 @pytest.mark.postgres
+@pytest.mark.timeout(1800)
 def test_the_benchmark_runs_both_executors_and_writes_its_report(tmp_path: Path) -> None:
     pytest.importorskip("airflow.providers.amazon", reason="the official executor is what ours is compared with")
     command = [sys.executable, "-m", "tests.bench", "--size", "suite", "--folder", str(tmp_path)]

@@ -32,7 +32,9 @@ _TRIGGERS: Final = (
     END $$
     """,
     *(
-        f"CREATE TRIGGER chaos AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION chaos_note()"
+        # At the commit: what is written long before is seen by nobody until then.
+        f"CREATE CONSTRAINT TRIGGER chaos AFTER INSERT OR UPDATE OR DELETE ON {table} "
+        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos_note()"
         for table in ("ecs_workload", "ecs_lease")
     ),
 )

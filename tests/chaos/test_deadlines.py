@@ -22,6 +22,7 @@ from reconciler.controllers import adopt, cleanup
 from reconciler.core.errors import EcsUnavailable, StoreUnavailable
 from reconciler.core.phase import Phase
 from reconciler.ecs import client as client_module
+from reconciler.ecs import events
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.localecs import LocalEcs
@@ -69,7 +70,7 @@ def network() -> Iterator[Network]:
 
 
 class Silent:
-    """A database behind a proxy, and the daemon's engine on it, which gives up after a second."""
+    """A database behind a proxy, and the daemon's engine on it, which gives up after some seconds."""
 
     def __init__(self, proxy: Proxy, engine: Engine) -> None:
         self.proxy, self.engine = proxy, engine
@@ -90,10 +91,10 @@ def silent(
 ) -> Iterator[Silent]:
     if request.param == "psycopg2":
         monkeypatch.setitem(sys.modules, "psycopg", None)  # what Python makes of a module that can not be imported
-    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 3)
     proxy = Proxy(network, postgres.socket)
     url = f"postgresql://{postgres.user}@127.0.0.1:{proxy.port}/{postgres_database}"
-    engine = make_engine(f"{url}?sslmode=disable&gssencmode=disable&connect_timeout=2")
+    engine = make_engine(f"{url}?sslmode=disable&gssencmode=disable&connect_timeout=10")
     assert engine.dialect.driver == request.param
     watch(engine)
     yield Silent(proxy, engine)
@@ -132,7 +133,7 @@ class TestDatabase:
         cut: list[object] = []
         event.listen(silent.engine, "invalidate", lambda *_: cut.append(True))
         silent.store.now()
-        threading.Event().wait(4)  # the watchdog counts its rounds: only time can show that it does not
+        threading.Event().wait(8)  # the watchdog counts its rounds: only time can show that it does not
         assert silent.store.now() is not None
         assert not cut
 
@@ -164,8 +165,8 @@ def test_credentials_that_do_not_come_are_given_up(
 
 @contextmanager
 def behind_proxies(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gateway, Proxy, Proxy]]:
-    """A gateway that waits a second for each answer, and proxies before ECS and, for show, before STS."""
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 1.0)
+    """A gateway that waits five seconds for each answer, and proxies before ECS and, for show, before STS."""
+    monkeypatch.setattr(client_module, "READ_TIMEOUT", 5.0)
     clock = SystemClock()
     with LocalEcs() as server:
         port = int(server.endpoint_url.rpartition(":")[2])
@@ -211,6 +212,7 @@ def test_the_bounds_fit_into_each_other() -> None:
     # A listing is two calls at least. Orphans are stopped in a pass of their own.
     assert store + adopt.LIST_FOR + 2 * ecs < manager.STUCK_AFTER
     assert store + adopt.STOP_FOR + ecs < manager.STUCK_AFTER
+    assert events.WAIT + 1 < manager.PASSES_SECONDS
     assert manager.PASSES_SECONDS + manager.END_SECONDS < ending.END_SECONDS < 10.0
 
 

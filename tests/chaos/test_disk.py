@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SIZE = "3m"
+SIZE = "8m"
+"""SQLite tidies its log at four megabytes, which must have room or the disk stays full."""
 COUNT = 40
 
 

@@ -83,7 +83,7 @@ class Pod:
     def until_ready(self, how: str) -> None:
         """Wait until its readiness probe says `how`."""
         clock = SystemClock()
-        deadline = clock.monotonic() + 90
+        deadline = clock.monotonic() + 240
         while how not in self.get(self.probes["readinessProbe"]):
             assert self.process.poll() is None, self.log.read_text()
             assert clock.monotonic() < deadline, self.log.read_text()

@@ -47,7 +47,7 @@ __all__ = ["DEPLOYMENT", "REGION", "Live", "shortened"]
 DEPLOYMENT: Final = "prod"
 REGION: Final = "us-east-1"
 OWNER: Final = 1
-PATIENCE: Final = 90.0
+PATIENCE: Final = 240.0
 """Seconds after which a condition that does not come about is a failure. Nothing waits this long that works."""
 
 

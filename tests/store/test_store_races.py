@@ -279,6 +279,8 @@ class Deferred(SqlStore):
 def test_four_writers_on_one_sqlite_file_wait_for_each_other(prod: Deployment, database_url: str) -> None:
     def work(thread: int) -> int:
         engine = make_engine(database_url)
+        # SQLite lets in whoever looks first, and a slow disk makes the unlucky one wait longer than in earnest.
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 60000"))
         store = SqlStore(engine, "prod")
         for n in range(15):
             exec_id = f"{thread}-{n}"
