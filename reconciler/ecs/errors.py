@@ -181,6 +181,8 @@ _MESSAGES: Final[Sequence[tuple[re.Pattern[str], Meaning, str]]] = (
         Meaning.THROTTLED,
         "throttled",
     ),
+    # A cluster of EC2 whose Auto Scaling group is empty, or replaces its last instance.
+    (re.compile(r"no container instances were found", re.IGNORECASE), Meaning.BLOCKED, "client_error"),
     # A new account, whose role for ECS is being made.
     (re.compile(r"service.linked role", re.IGNORECASE), Meaning.BLOCKED, "credentials"),
 )

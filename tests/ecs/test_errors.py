@@ -100,6 +100,7 @@ def test_every_error_that_the_model_of_run_task_knows_is_in_the_table() -> None:
         ("Tasks provisioning capacity limit exceeded.", THROTTLED),
         ("You've reached the limit on the number of vCPUs you can run concurrently", THROTTLED),
         ("Unable to assume the service linked role.", BLOCKED),
+        ("No Container Instances were found in your cluster.", BLOCKED),
         ("TaskDefinition not found.", INVALID),
         ("Container Overrides length must be at most 8192", INVALID),
     ],
