@@ -65,12 +65,11 @@ def _camel(name: str) -> str:
 def placed(params: Mapping[str, Any], cluster_strategy: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The same request once the cluster's default strategy is known, for one that does not choose its capacity.
 
-    Without a default strategy ECS would take EC2; the official executor takes Fargate, and so do we.
+    The default is written into it, or nobody could tell what counts against limits of Fargate. Without a default
+    strategy ECS would take EC2; the official executor takes Fargate, and so do we.
     """
     if on_fargate(params) is not None:
         return params
     if not cluster_strategy:
         return {**params, "launchType": "FARGATE"}
-    if on_fargate({"capacityProviderStrategy": cluster_strategy}):
-        return params
-    return {name: value for name, value in params.items() if name != "platformVersion"}
+    return settled({**params, "capacityProviderStrategy": [dict(item) for item in cluster_strategy]})

@@ -10,6 +10,7 @@ import pytest
 from reconciler.checks import check_profile
 from reconciler.core.finding import Level
 from reconciler.core.runtask import Profile
+from reconciler.core.size import fargate_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ PROFILE = Profile(
     container_name="main",
     run_task={"taskDefinition": "task:3", "launchType": "FARGATE", "networkConfiguration": NETWORK, "count": 1},
 )
+SPOT, INSTANCES = {"capacityProvider": "FARGATE_SPOT"}, {"capacityProvider": "instances"}
 CLUSTER = {"clusterName": "airflow", "status": "ACTIVE"}
 LOGS = {"logDriver": "awslogs", "options": {}}
 DEFINITION = {
@@ -103,8 +105,8 @@ def test_a_container_that_is_not_there_is_named_with_those_that_are() -> None:
     ("strategy", "launch"),
     [
         ([], {"launchType": "FARGATE", "platformVersion": "LATEST"}),
-        ([{"capacityProvider": "FARGATE_SPOT"}], {"platformVersion": "LATEST"}),
-        ([{"capacityProvider": "instances"}], {}),
+        ([SPOT], {"capacityProviderStrategy": [SPOT], "platformVersion": "LATEST"}),
+        ([INSTANCES], {"capacityProviderStrategy": [INSTANCES]}),
     ],
 )
 def test_the_clusters_default_capacity_completes_the_profile(
@@ -112,4 +114,12 @@ def test_the_clusters_default_capacity_completes_the_profile(
 ) -> None:
     ecs = Ecs({**CLUSTER, "defaultCapacityProviderStrategy": strategy})
     profile, _ = check_profile(run_task(launchType=None, platformVersion="LATEST"), ecs, region="eu-central-1")
-    assert {n: v for n, v in profile.run_task.items() if n in ("launchType", "platformVersion")} == launch
+    chosen = ("launchType", "capacityProviderStrategy", "platformVersion")
+    assert {name: value for name, value in profile.run_task.items() if name in chosen} == launch
+
+
+def test_what_a_cluster_runs_on_fargate_by_default_has_a_size() -> None:
+    """Or no limit of vCPUs would hold it."""
+    ecs = Ecs({**CLUSTER, "defaultCapacityProviderStrategy": [SPOT]})
+    profile, _ = check_profile(run_task(launchType=None), ecs, region="eu-central-1")
+    assert fargate_cpu(profile.run_task, {"cpu": "1 vCPU"}) == 1024

@@ -138,14 +138,19 @@ RULES = [
     Rule("without either, Fargate, if the cluster has no default", REQUEST, {"launch_type": None}),
     Rule(
         "without either, the cluster's default",
-        without("launchType", cluster="with-default"),
+        without("launchType", cluster="with-default", capacityProviderStrategy=[{"capacityProvider": "FARGATE_SPOT"}]),
         {"launch_type": None, "cluster": "with-default"},
+        peer="default-strategy",
     ),
     Rule(
         "the cluster's default may not be Fargate",
-        without("launchType", "platformVersion", cluster="on-ec2"),
+        without(
+            *("launchType", "platformVersion"),
+            cluster="on-ec2",
+            capacityProviderStrategy=[{"capacityProvider": "instances"}],
+        ),
         {"launch_type": None, "cluster": "on-ec2"},
-        peer="platform-version",
+        peer="default-strategy",
     ),
     # -- run_task_kwargs over options ----------------------------------------------------------------------------------
     Rule(
