@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import boto3
-import botocore.session
 from botocore.config import Config
 
 from reconciler import __version__
 from reconciler.ecs.shown import read_plainly
 
 if TYPE_CHECKING:
+    import boto3
     from mypy_boto3_ecs import ECSClient
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["make_client", "make_queue_client"]
+__all__ = ["credentials_config", "make_client", "make_queue_client"]
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds to reach ECS."""
@@ -27,8 +26,8 @@ STS_ATTEMPTS: Final = 2
 """How often credentials are asked for before a call that needs them is given up."""
 
 
-def make_client(region: str, *, threads: int, session: boto3.Session | None = None) -> ECSClient:
-    """An ECS client for up to `threads` calls at once. `session` brings credentials; None means boto3's own chain.
+def make_client(region: str, *, threads: int, session: boto3.Session) -> ECSClient:
+    """An ECS client for up to `threads` calls at once. `session` brings the credentials.
 
     The SDK never repeats a call: RunTask must not be sent late, and a repeat by the SDK would sleep between signing and
     sending and hide throttling from our rate limits. Everything here is repeated by whoever looks again.
@@ -36,15 +35,15 @@ def make_client(region: str, *, threads: int, session: boto3.Session | None = No
     An endpoint of one's own is set by AWS_ENDPOINT_URL_ECS.
     """
     config = _config(threads, READ_TIMEOUT)
-    client = (session or _chain()).client("ecs", region_name=region, config=config)
+    client = session.client("ecs", region_name=region, config=config)
     client.meta.events.register("before-parse.ecs.DescribeTasks", read_plainly)
     return client
 
 
-def make_queue_client(region: str, *, threads: int, session: boto3.Session | None = None) -> SQSClient:
+def make_queue_client(region: str, *, threads: int, session: boto3.Session) -> SQSClient:
     """An SQS client, of the same kind. An endpoint of one's own is set by AWS_ENDPOINT_URL_SQS."""
     config = _config(threads, EVENTS_READ_TIMEOUT)
-    return (session or _chain()).client("sqs", region_name=region, config=config)
+    return session.client("sqs", region_name=region, config=config)
 
 
 def _config(threads: int, read_timeout: float) -> Config:
@@ -59,11 +58,10 @@ def _config(threads: int, read_timeout: float) -> Config:
     )
 
 
-def _chain() -> boto3.Session:
-    """boto3's own chain of credentials. Roles come from STS, which boto3 would wait for one minute, five times."""
-    session = botocore.session.get_session()
-    retries = {"mode": "standard", "total_max_attempts": STS_ATTEMPTS}
-    session.set_default_client_config(
-        Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, retries=retries)  # type: ignore[arg-type] # a plain dict
+def credentials_config() -> Config:
+    """How STS is asked for the credentials of a role, while a call waits for them: boto3 would wait for minutes."""
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": STS_ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
     )
-    return boto3.Session(botocore_session=session)

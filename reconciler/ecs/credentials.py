@@ -15,6 +15,8 @@ import botocore.session
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
 
+from reconciler.ecs.client import credentials_config
+
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
@@ -46,7 +48,9 @@ _REFUSED: Final = frozenset(
 
 def chain() -> Credentials | None:
     """boto3's own chain: environment, shared files, web identity (IRSA), containers (ECS, EKS Pod Identity), EC2."""
-    return botocore.session.Session().get_credentials()
+    session = botocore.session.Session()
+    session.set_default_client_config(credentials_config())
+    return session.get_credentials()
 
 
 class Renewed(Credentials):

@@ -8,6 +8,8 @@ import boto3
 import botocore.session
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, DeferredRefreshableCredentials
 
+from reconciler.ecs.client import credentials_config
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +26,7 @@ def assumed(session: boto3.Session, role_arn: str, region: str) -> boto3.Session
 
     def fetch() -> dict[str, str]:
         # Signing raises what this raises: a refusal here blocks launches as expired credentials do, and fails no task.
-        client = session.client("sts", region_name=region)
+        client = session.client("sts", region_name=region, config=credentials_config())
         found = client.assume_role(RoleArn=role_arn, RoleSessionName=SESSION_NAME)["Credentials"]
         return {
             "access_key": found["AccessKeyId"],

@@ -23,8 +23,10 @@ from reconciler.core.errors import EcsUnavailable, StoreUnavailable
 from reconciler.core.phase import Phase
 from reconciler.ecs import client as client_module
 from reconciler.ecs import events
+from reconciler.ecs.credentials import chain, make_session
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
+from reconciler.ecs.role import assumed
 from reconciler.localecs import LocalEcs
 from reconciler.store import watchdog
 from reconciler.store.daemon import SqlStore
@@ -152,7 +154,7 @@ def test_an_ecs_that_does_not_answer_is_given_up(network: Network, monkeypatch: 
 def test_credentials_that_do_not_come_are_given_up(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A role from STS, as pods in EKS have one."""
+    """The role of a pod in EKS, which boto3 fetches from STS."""
     (tmp_path / "token").write_text("a token")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/daemon")
@@ -163,8 +165,21 @@ def test_credentials_that_do_not_come_are_given_up(
         assert isinstance(ended(lambda: gateway.describe_cluster("default")), EcsUnavailable)
 
 
+def test_another_accounts_credentials_that_do_not_come_are_given_up(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role of a queue, which we fetch ourselves."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anything")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "goes")
+    with behind_proxies(network, monkeypatch, role_arn="arn:aws:iam::123456789012:role/queue") as (gateway, _, sts):
+        sts.silence()
+        assert isinstance(ended(lambda: gateway.describe_cluster("default")), EcsUnavailable)
+
+
 @contextmanager
-def behind_proxies(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gateway, Proxy, Proxy]]:
+def behind_proxies(
+    network: Network, monkeypatch: pytest.MonkeyPatch, role_arn: str = ""
+) -> Iterator[tuple[Gateway, Proxy, Proxy]]:
     """A gateway that waits five seconds for each answer, and proxies before ECS and, for show, before STS."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 5.0)
     clock = SystemClock()
@@ -173,8 +188,11 @@ def behind_proxies(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterato
         ecs, sts = Proxy(network, port), Proxy(network, port)
         monkeypatch.setenv("AWS_ENDPOINT_URL_ECS", f"http://127.0.0.1:{ecs.port}")
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{sts.port}")
+        session = make_session(chain, clock)
         gateway = Gateway(
-            client_module.make_client("us-east-1", threads=2),
+            client_module.make_client(
+                "us-east-1", threads=2, session=assumed(session, role_arn, "us-east-1") if role_arn else session
+            ),
             Limiter(clock, launch_rate=1, launch_burst=1),
             clock,
             deployment="prod",
