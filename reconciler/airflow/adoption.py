@@ -59,9 +59,10 @@ def adopt_started(session: Session, ti: TaskInstance, owner: Owner) -> Workload 
     the transaction that writes the row: neither happens without the other. The daemon observes the container by its
     ARN like one of ours, and has as long as for one of ours until it must run.
     """
-    cluster = identity.cluster_of(ti.external_executor_id or "")
-    if cluster is None or ti.state not in (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING):
+    place = identity.place_of(ti.external_executor_id or "")
+    if place is None or ti.state not in (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING):
         return None
+    region, cluster = place
     arn = str(ti.external_executor_id)
     made = queued_again(ti, owner)
     with savepoint(session) as connection:
@@ -71,6 +72,7 @@ def adopt_started(session: Session, ti: TaskInstance, owner: Owner) -> Workload 
             phase=Phase.STARTED,
             attempt=1,
             intent_at=read_now(connection),
+            shard=region,
             cluster=cluster,
             task_arn=arn,
             reason="it was started by the executor that was configured before",

@@ -9,12 +9,12 @@ import uuid
 from typing import Final
 
 __all__ = ["DEPLOYMENT", "Launched", "client_token", "cluster_of", "derived_exec_id", "jitter", "parse_started_by"]
-__all__ += ["started_by"]
+__all__ += ["place_of", "started_by"]
 
 DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 """The form of a deployment's name: it is the first part of `startedBy`, which has 128 characters."""
 
-_TASK_ARN: Final = re.compile(r"arn:aws[\w-]*:ecs:[\w-]+:\d+:task/([\w-]+)/[\w-]+")
+_TASK_ARN: Final = re.compile(r"arn:aws[\w-]*:ecs:([\w-]+):\d+:task/([\w-]+)/[\w-]+")
 """https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-arn-format"""
 
 _ATTEMPT: Final = re.compile(r"[0-9]{1,9}")
@@ -47,10 +47,16 @@ def parse_started_by(value: str | None, deployment: str) -> Launched | None:
     return parts[1], int(parts[2])
 
 
+def place_of(task_arn: str) -> tuple[str, str] | None:
+    """The region and the cluster's name in the ARN of an ECS task, or None if it is not one."""
+    found = _TASK_ARN.fullmatch(task_arn)
+    return (found.group(1), found.group(2)) if found else None
+
+
 def cluster_of(task_arn: str) -> str | None:
     """The name of the cluster in the ARN of an ECS task, or None if it is not one."""
-    found = _TASK_ARN.fullmatch(task_arn)
-    return found.group(1) if found else None
+    place = place_of(task_arn)
+    return place and place[1]
 
 
 def derived_exec_id(*facts: object) -> str:

@@ -71,6 +71,7 @@ def test_an_ecs_task_that_the_official_executor_started_is_adopted(world: World,
 
     (row,) = other.rows()
     assert (row.phase, row.task_arn, row.cluster, row.attempt) == (Phase.STARTED, ARN, "airflow", 1)
+    assert row.shard == "eu-central-1"
     assert (row.ti_id, row.owner_job_id, row.desired) == (w.ti_id, other.job.id, "RUN")
     assert row.intent_at is not None
     assert row.spec is not None
