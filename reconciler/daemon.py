@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import structlog
+from botocore.exceptions import BotoCoreError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 import reconciler
@@ -92,6 +93,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     except _EndedAtStartError:
         log.info("told to end before the start was done")
     finally:
+        clock.stop()  # whatever ended this: no pass begins on what is closed now
         shards.close()
         traces.end(provider)
         server.close()
@@ -270,6 +272,10 @@ class Shards:
         except StoreUnavailable as error:
             log.warning("could not look for other replicas and shards", error=str(error))
             return []
+        except Exception:
+            # The tables may be gone for a while, in a restore for instance: the shards outlive that, and so must this.
+            log.exception("could not look for other replicas and shards for a reason that was not foreseen")
+            return []
         found = [shard for name in sorted(elsewhere) if (shard := self._retired(name))]
         for shard in found:
             self._shards[shard.name] = shard
@@ -280,16 +286,25 @@ class Shards:
         account = name.partition("/")[2]
         role_arn = next((role for role in self._roles.values() if role and role.split(":")[4] == account), None)
         if account and role_arn is None:
-            if name not in self._strange:
-                self._strange.add(name)
-                log.error(
-                    "tasks run in an account that no queue names, and nobody looks after them: put a queue with that "
-                    "account's role_arn back into [ecs_reconciler] queues until they have ended",
-                    shard=name,
-                )
+            self._complain_of(
+                name,
+                "tasks run in an account that no queue names, and nobody looks after them: put a queue with that "
+                "account's role_arn back into [ecs_reconciler] queues until they have ended",
+            )
+            return None
+        try:
+            shard = Shard(name, role_arn, self._common)
+        except (ValueError, BotoCoreError) as error:
+            self._complain_of(name, f"rows name a region in which nobody can look after their tasks: {error}")
             return None
         log.warning("tasks run where no queue is configured to run: they are tended until they end", shard=name)
-        return Shard(name, role_arn, self._common)
+        return shard
+
+    def _complain_of(self, name: str, what: str) -> None:
+        """Said once, and the others go on."""
+        if name not in self._strange:
+            self._strange.add(name)
+            log.error(what, shard=name)
 
     def _start(self, shard: Shard) -> None:
         def work() -> None:
