@@ -20,6 +20,8 @@ VCPU: Final = 1024
 """CPU units in one vCPU."""
 SMALLEST, LARGEST = VCPU // 4, 16 * VCPU
 """Sizes of a task on Fargate."""
+ABSURD: Final = 1024 * VCPU
+"""What no machine has. A DAG may ask for it, and must not bring down with it what counts all tasks together."""
 _SIZE: Final = re.compile(r"(\d+)|(\d*\.?\d+) ?vcpu", re.IGNORECASE)
 
 
@@ -30,10 +32,11 @@ def in_units(vcpus: float | None) -> int | None:
 
 def cpu_units(text: str) -> int:
     """Of `1024` or `1 vCPU`, the two ways in which ECS takes a size. Raises ValueError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"the cpu of a task is {text!r}: give CPU units such as 1024, or text such as 1 vCPU")
-    return int(found[1]) if found[1] else round(float(found[2]) * VCPU)
+    found = _SIZE.fullmatch(text.strip()) if len(text) < 20 else None
+    units = (int(found[1]) if found[1] else round(float(found[2]) * VCPU)) if found else ABSURD
+    if units >= ABSURD:
+        raise ValueError(f"the cpu of a task is {text[:40]!r}: give CPU units such as 1024, or text such as 1 vCPU")
+    return units
 
 
 def fargate_cpu(params: Mapping[str, Any], definition: Mapping[str, Any] | None) -> int | None:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from reconciler.core.errors import StoreUnavailable
 from reconciler.core.phase import Phase
+from reconciler.core.task import Spec
 from reconciler.localecs import AwsError, ResponseLost
 from tests.controllers.steps import SERVER_ERROR, ended, unwanted
 from tests.world import World
@@ -212,6 +213,15 @@ def test_one_poisoned_row_does_not_stop_its_neighbours(world: World, poison: str
         conn.exec_driver_sql("UPDATE ecs_workload SET executor_config = ? WHERE exec_id = 'bad'", (poison,))
     ended(world, "bad", "good")
     assert (world.row("bad").phase, world.row("good").phase) == (Phase.FAILED_START, Phase.EXITED)
+
+
+@pytest.mark.parametrize("cpu", ["9" * 11, "9" * 20, "9" * 5000, "9999999 vCPU"], ids=["11", "20", "5000", "vcpu"])
+def test_a_task_of_an_absurd_size_does_not_stop_its_neighbours(world: World, cpu: str) -> None:
+    world.queue("bad", spec=Spec("{}", {"overrides": {"cpu": cpu}}))
+    world.queue("good")
+    ended(world, "bad", "good")
+    assert (world.row("bad").phase, world.row("good").phase) == (Phase.FAILED_START, Phase.EXITED)
+    assert "cpu" in (world.row("bad").reason or "")
 
 
 def test_a_successor_waits_until_its_predecessors_container_has_ended(world: World) -> None:
