@@ -33,7 +33,7 @@ class EcsReconcilerDBManager(BaseDBManager):
         return not self._supported() or at_head(self._engine())
 
     def create_db_from_orm(self) -> None:
-        command.upgrade(self._config(), "head")
+        command.upgrade(self.get_alembic_config(), "head")
 
     def initdb(self, use_migration_files: bool = False) -> None:
         if self._supported():
@@ -58,14 +58,16 @@ class EcsReconcilerDBManager(BaseDBManager):
     def downgrade(self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False) -> None:
         if self._supported():
             revision = f"{from_revision}:{to_revision}" if from_revision and show_sql_only else to_revision
-            command.downgrade(self._config(), revision, sql=show_sql_only)
+            command.downgrade(self.get_alembic_config(), revision, sql=show_sql_only)
 
     def drop_tables(self, connection: Connection) -> None:
         if self._supported():
             super().drop_tables(connection)  # type: ignore[no-untyped-call]  # Airflow's
 
-    def _config(self) -> Config:
-        config: Config = self.get_alembic_config()  # type: ignore[no-untyped-call]  # Airflow's
+    def get_alembic_config(self) -> Config:
+        """With Airflow's engine: its connections may need arguments, or a token, that the URL does not tell."""
+        config: Config = super().get_alembic_config()  # type: ignore[no-untyped-call]  # Airflow's
+        config.attributes["engine"] = self._engine()
         return config
 
     def _engine(self) -> Engine:

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 from reconciler.store.engine import make_engine, writing
 from reconciler.store.migrate import ALEMBIC_INI, MIGRATIONS, at_head, migrate
@@ -33,10 +33,11 @@ def engine(empty_url: str) -> Iterator[Engine]:
 
 
 def config_of_airflow(url: str) -> Config:
-    """As Airflow's BaseDBManager makes it. Source: airflow/utils/db_manager.py, get_alembic_config."""
+    """As our manager in Airflow makes it. Source: airflow/utils/db_manager.py, get_alembic_config."""
     config = Config(str(ALEMBIC_INI))
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    config.attributes["engine"] = create_engine(url, poolclass=NullPool)
     return config
 
 

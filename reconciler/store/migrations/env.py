@@ -1,4 +1,4 @@
-"""What Alembic runs: on the connection that `migrate` gives, or on the URL that Airflow's manager sets."""
+"""What Alembic runs: on the connection that `migrate` gives, or on the engine that Airflow's manager gives."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from alembic import context
 
-from reconciler.store.engine import make_engine, writing
 from reconciler.store.migrate import lock
 from reconciler.store.schema import VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 
 def _on(connection: Connection) -> None:
@@ -26,21 +25,19 @@ def _as_sql(url: str | None) -> None:
         context.run_migrations()
 
 
-def _on_url(url: str) -> None:
-    engine = make_engine(url)
-    try:
-        with writing(engine).begin() as connection:
-            lock(connection)
-            _on(connection)
-    finally:
-        engine.dispose()
+def _by(engine: Engine) -> None:
+    with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # The driver begins before the first INSERT or UPDATE only.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        lock(connection)
+        _on(connection)
 
 
-_url = context.config.get_main_option("sqlalchemy.url")
-_connection = context.config.attributes.get("connection")
+_given = context.config.attributes
 if context.is_offline_mode():
-    _as_sql(_url)
-elif _connection is not None:
-    _on(_connection)
+    _as_sql(context.config.get_main_option("sqlalchemy.url"))
+elif "connection" in _given:
+    _on(_given["connection"])
 else:
-    _on_url(_url or "")
+    _by(_given["engine"])
