@@ -27,7 +27,7 @@ from reconciler.page.pages import Pages
 from reconciler.page.source import DaemonSource
 from reconciler.page.table import Rules
 from reconciler.seams import shard_lease
-from reconciler.server import HttpServer
+from reconciler.server import HttpServer, authority
 from reconciler.shard import API_SERVER, CREDENTIALS, REPORT_INTERVAL, Common, Shard
 from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import make_engine
@@ -85,7 +85,7 @@ def run_daemon(settings: DaemonSettings, delivery: Delivery, clock: SystemClock,
     pages = Pages(source, clock.monotonic, token=options.status_page_token) if options.status_page else None
     server = _server(options, metrics, shards, pages)
     server.start()
-    log.info("serving metrics and probes", address=f"http://{options.http_host}:{server.port}")
+    log.info("serving metrics and probes", address=f"http://{authority(options.http_host, server.port)}")
     try:
         if not _patience(clock, shards.waits_for)(at_head, engine):
             raise StartError(NO_TABLES)
@@ -108,7 +108,7 @@ def _server(options: ReconcilerOptions, metrics: Metrics, shards: Shards, pages:
         )
     except OSError as error:
         raise StartError(
-            f"can not listen on {options.http_host}:{options.http_port}: {error.strerror}; choose another "
+            f"can not listen on {authority(options.http_host, options.http_port)}: {error.strerror}; choose another "
             "[ecs_reconciler] http_port, or http_host"
         ) from error
 

@@ -243,7 +243,10 @@ class ReconcilerOptions(SharedOptions):
     orphan_grace: Seconds = Field(
         600.0, description="Seconds for which an ECS task that no workload claims is left alone before it is stopped."
     )
-    http_host: str = Field("127.0.0.1", description="Address on which metrics, probes and page are served.")
+    http_host: str = Field(
+        "127.0.0.1",
+        description="Address on which metrics, probes and page are served. `::`: every one, of IPv6 and IPv4.",
+    )
     http_port: int = Field(9102, ge=0, le=65535, description="Port of the same. 0: any free port.")
     status_page: bool = Field(True, description="Whether the same port serves the status page and its JSON.")
     status_page_token: str | None = Field(

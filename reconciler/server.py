@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from reconciler.page.pages import Pages
 
-__all__ = ["HttpServer"]
+__all__ = ["HttpServer", "authority"]
 
 Check = tuple[bool, str]
 
@@ -24,7 +25,8 @@ Check = tuple[bool, str]
 class HttpServer:
     """Serves in threads of its own until closed. `live` and `ready` return whether, and why (not).
 
-    `pages`: the status page. None: it is switched off.
+    `host`: `::` is every address, of IPv6 and IPv4. `pages`: the status page. None: it is switched off.
+    Raises OSError where it can not listen.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class HttpServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
                 """Say nothing: scrapes and probes would drown the log."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server = _Listener(host, port, Handler)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
@@ -79,3 +81,32 @@ class HttpServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Listener(ThreadingHTTPServer):
+    """Listens on an address of IPv4 or of IPv6."""
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = _family(host)
+        super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        # What this is by default is the machine's choice.
+        if self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    """IPv4 for a name that has addresses of both. Raises OSError for one that has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # it can not even be asked for
+        raise socket.gaierror(socket.EAI_NONAME, "no name of a host") from None
+    families = {family for family, *_ in found}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as a URL has them: an address of IPv6 is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

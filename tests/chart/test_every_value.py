@@ -54,6 +54,7 @@ CHANGES: dict[str, Any] = {
     "serviceAccount.create": False,
     "serviceAccount.name": "changed",
     "serviceAccount.annotations": {"changed": "yes"},
+    "http.host": "::",
     "http.port": 7777,
     "http.statusPageToken.name": "changed",
     "http.statusPageToken.key": "changed",

@@ -164,6 +164,7 @@ def test_a_changed_option_restarts_the_daemons(helm: Helm) -> None:
         ({"aws": {"roleArn": "airflow-daemon"}}, "roleArn"),
         ({"airflow": {"executionApiUrl": "https://airflow.example.com"}}, "executionApiUrl"),
         ({"image": {"repository": "x", "digest": "0123"}}, "digest"),
+        ({"http": {"host": "[::]"}}, "host"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(each_helm: Helm, values: dict[str, Any], named: str) -> None:
@@ -288,6 +289,13 @@ def test_migrations_as_a_hook_and_as_an_object(helm: Helm) -> None:
     assert "annotations" not in plain("1")["metadata"]
     assert plain("1") == plain("1")
     assert plain("1")["metadata"]["name"] != plain("2")["metadata"]["name"]
+
+
+def test_the_address_on_which_the_pod_listens(helm: Helm) -> None:
+    """The kubelet asks the pod at its own address, which may be one of IPv6."""
+    name = variable("ecs_reconciler", "http_host")
+    assert helm.render().env[name] == "0.0.0.0"  # noqa: S104 - the pod's own network
+    assert helm.render({"http": {"host": "::"}}).env[name] == "::"
 
 
 def test_a_token_for_the_status_page(helm: Helm) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 
 import pytest
 from sqlalchemy import text
@@ -38,6 +39,14 @@ def test_it_launches_observes_and_ends_in_order(site: Site) -> None:
         assert [leader["valid"] for leader in shown["leaders"]] == [False]
         assert SECRET not in daemon.log.read_text()
         assert not re.search(r"eyJ[\w-]+\.[\w-]+\.", daemon.log.read_text())
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_it_serves_on_ipv6_and_logs_an_address_that_can_be_opened(site: Site, host: str) -> None:
+    with site.daemon(AIRFLOW__ECS_RECONCILER__HTTP_HOST=host) as daemon:
+        daemon.until_it_says("serving metrics")
+        assert daemon.get("/livez")[0] == 200
 
 
 def test_a_second_replica_stands_by_and_takes_over_at_once_when_the_first_is_told_to_go(site: Site) -> None:
@@ -134,6 +143,8 @@ def test_everything_that_is_wrong_with_the_options_is_said_at_once(site: Site) -
             {"AIRFLOW__ECS_RECONCILER__HTTP_HOST": "192.0.2.1"},
             "choose another [ecs_reconciler] http_port, or http_host",
         ),
+        ({"AIRFLOW__ECS_RECONCILER__HTTP_HOST": "2001:db8::1"}, "can not listen on [2001:db8::1]:0: "),
+        ({"AIRFLOW__ECS_RECONCILER__HTTP_HOST": "a..b"}, "can not listen on a..b:0: "),
     ],
 )
 def test_what_can_not_work_is_said_in_a_sentence(site: Site, change: dict[str, str], words: str) -> None:
