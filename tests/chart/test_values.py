@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -384,9 +385,17 @@ def test_extra_objects_as_maps_and_as_text(helm: Helm) -> None:
     assert [secret["metadata"]["name"] for secret in rendered.of("Secret")] == ["r-a", "r-b"]
 
 
-def test_long_names_are_cut_where_kubernetes_needs_it(helm: Helm) -> None:
-    rendered = helm.render(release="a" * 53)
-    assert all(len(document["metadata"]["name"]) <= 63 for document in rendered)
+@pytest.mark.parametrize(
+    ("hooks", "end"),
+    [(True, "[a-z]-migrate"), (False, "[a-z]-migrate-[0-9a-f]{6}")],
+    ids=["migrations-as-a-hook", "migrations-as-an-object"],
+)
+@pytest.mark.parametrize("release", ["a" * 53, f"{'a' * 47}-aaaaa"], ids=["longest", "cut-at-a-dash"])
+def test_long_names_are_cut_where_kubernetes_needs_it(helm: Helm, release: str, hooks: bool, end: str) -> None:
+    """A job's too, because it is a label of the job's pods."""
+    rendered = helm.render({"migrations": {"useHelmHooks": hooks}}, release=release)
+    assert not [document["metadata"]["name"] for document in rendered if len(document["metadata"]["name"]) > 63]
+    assert re.search(f"{end}$", rendered.one("Job")["metadata"]["name"])
 
 
 def test_notes_print_the_next_commands(helm: Helm) -> None:
