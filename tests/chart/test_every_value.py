@@ -38,7 +38,7 @@ CHANGES: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "imagePullSecrets": [{"name": "changed"}],
     "replicaCount": 7,
-    "updateStrategy": {"type": "Recreate", "rollingUpdate": None},
+    "updateStrategy": {"type": "Recreate"},
     "terminationGracePeriodSeconds": 77,
     "revisionHistoryLimit": 7,
     "podDisruptionBudget.enabled": False,

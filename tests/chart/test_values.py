@@ -220,6 +220,17 @@ def test_one_replica_has_no_budget_that_would_block_a_drain(helm: Helm) -> None:
     assert helm.render().one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
+def test_only_a_rolling_update_has_its_parameters(helm: Helm) -> None:
+    """The API server refuses them beside another type, and a value that is given does not remove the default ones."""
+
+    def strategy(given: dict[str, Any]) -> Any:
+        return helm.render({"updateStrategy": given}).one("Deployment")["spec"]["strategy"]
+
+    assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}}
+    assert strategy({"rollingUpdate": {"maxSurge": 2}}) == rolling
+
+
 def test_selectors_find_the_daemons_and_nothing_else(helm: Helm) -> None:
     """The service, the budget, the monitor and the policy must not take the job or the test for a daemon."""
     rendered = helm.render({"metrics": {"monitor": {"enabled": True}}, "networkPolicy": {"enabled": True}})
