@@ -6,10 +6,13 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/ecs-reconciler"
@@ -74,6 +77,11 @@ class Objects(list[dict[str, Any]]):
         return template
 
     @property
+    def pods(self) -> list[dict[str, Any]]:
+        """The specification of every pod there will be, whatever makes it."""
+        return [spec for document in self for spec in _pods(document)]
+
+    @property
     def daemon(self) -> dict[str, Any]:
         """The daemon's container."""
         (container,) = self.pod["spec"]["containers"]
@@ -92,6 +100,15 @@ class Objects(list[dict[str, Any]]):
         (found,) = [config for config in self.of("ConfigMap") if config["metadata"]["name"] == name]
         data: dict[str, str] = found["data"]
         return data
+
+
+def _pods(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "containers" in part:
+        yield part
+        return
+    for inner in part.values():
+        if isinstance(inner, dict):
+            yield from _pods(inner)
 
 
 def _helm(version: str) -> Helm:

@@ -7,10 +7,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from reconciler.config import daemon_settings, variable
 from reconciler.options import EcsExecutorOptions, ReconcilerOptions
-from tests.chart.conftest import CHART, RefusedError
+from tests.chart.conftest import CHART, CI_VALUES, RefusedError
 
 if TYPE_CHECKING:
     from tests.chart.conftest import Helm
@@ -200,8 +201,8 @@ def test_the_image_by_tag_by_digest_and_by_version(helm: Helm) -> None:
 
 def test_pods_are_admitted_by_the_restricted_standard(helm: Helm) -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, for each pod there is."""
-    rendered = helm.render()
-    pods = [rendered.pod["spec"], rendered.one("Job")["spec"]["template"]["spec"], rendered.one("Pod")["spec"]]
+    pods = helm.render().pods
+    assert len(pods) == 3
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -213,6 +214,16 @@ def test_pods_are_admitted_by_the_restricted_standard(helm: Helm) -> None:
             assert context["capabilities"] == {"drop": ["ALL"]}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert not [volume for volume in pod.get("volumes", []) if "hostPath" in volume]
+
+
+def test_every_pod_may_run_where_the_daemon_may_and_pull_its_image(helm: Helm) -> None:
+    (full,) = [path for path in CI_VALUES if path.name == "full-values.yaml"]
+    values, rendered = yaml.safe_load(full.read_text()), helm.render(full)
+    names = {container["name"] for pod in rendered.pods for container in pod["containers"]}
+    assert names == {"daemon", "migrate", "test"}
+    for pod in rendered.pods:
+        for field in ("nodeSelector", "tolerations", "imagePullSecrets"):
+            assert pod.get(field) == values[field], pod["containers"][0]["name"]
 
 
 def test_one_replica_has_no_budget_that_would_block_a_drain(helm: Helm) -> None:
