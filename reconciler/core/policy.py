@@ -170,6 +170,7 @@ class _Check:
 
     def __init__(self, permitted: Mapping[str, frozenset[str]]) -> None:
         self._permitted = permitted
+        self._restricted = {name: patterns for name, patterns in permitted.items() if "*" not in patterns}
 
     def node(self, value: object, path: str) -> None:
         if kind := _KINDS.get(path):
@@ -179,6 +180,7 @@ class _Check:
                 raise _refused(f"{path} must be a list, not {_what(value)}")
             for item in value:
                 self.node(item, f"{path}[]")
+            self._list(value, path)
         else:
             if not isinstance(value, Mapping):
                 raise _refused(f"{path} must be a mapping, not {_what(value)}")
@@ -199,6 +201,19 @@ class _Check:
                 raise _refused(f"it sets {path}, which grants rights: an operator may allow it with {OPTION} = {right}")
         self.node(value, path)
 
+    def _list(self, value: list[Any], path: str) -> None:
+        # It replaces the operator's list whole: without a permitted value it would take theirs away, and with it the
+        # restriction. A container without a name is the task's own.
+        for leaf in _KINDS:
+            name = _name(leaf)
+            if name not in self._restricted or not _within(leaf, f"{path}[]") or leaf == f"{_CONTAINER}.name":
+                continue
+            if not value or (leaf == f"{path}[].{name}" and not any(name in item for item in value)):
+                raise _refused(
+                    f"{path} has no {name}, and the operator permits only {', '.join(sorted(self._restricted[name]))}: "
+                    f"choose one of these, or leave {path} out"
+                )
+
     def _leaf(self, value: object, path: str, kind: Kind) -> None:
         if not _fits(value, kind):
             raise _refused(f"{path} must be {kind}, not {_what(value)}")
@@ -207,7 +222,7 @@ class _Check:
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise _refused(f"{path} holds a NUL or half a character: remove it")
         name = _name(path)
-        patterns = self._permitted.get(name)
+        patterns = self._restricted.get(name)
         if patterns and not any(fnmatchcase(value, pattern) for pattern in patterns):
             raise _refused(
                 f"{path} is {_short(value)}, and the operator permits only {', '.join(sorted(patterns))}: choose one "

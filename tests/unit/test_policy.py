@@ -123,6 +123,36 @@ def test_no_option_lets_an_author_set_what_is_nobodys(path: str) -> None:
             nested("volumeConfigurations[].managedEBSVolume.roleArn", "anybody"),
             False,
         ),
+        # A list replaces the operator's: without a permitted value it would take theirs away.
+        (["securityGroups=sg-1"], {"networkConfiguration": {"awsvpcConfiguration": {"securityGroups": []}}}, False),
+        (["subnets=subnet-a"], {"networkConfiguration": {"awsvpcConfiguration": {"securityGroups": []}}}, True),
+        (["securityGroups"], {"networkConfiguration": {"awsvpcConfiguration": {"securityGroups": []}}}, True),
+        (
+            ["securityGroups=sg-1", "securityGroups"],
+            {"networkConfiguration": {"awsvpcConfiguration": {"securityGroups": []}}},
+            True,
+        ),
+        (["capacityProvider=FARGATE_SPOT"], {"capacityProviderStrategy": []}, False),
+        (["capacityProvider=FARGATE_SPOT"], {"capacityProviderStrategy": [{}]}, False),
+        (
+            ["capacityProvider=FARGATE_SPOT"],
+            nested("capacityProviderStrategy[].capacityProvider", "FARGATE_SPOT"),
+            True,
+        ),
+        ([], {"capacityProviderStrategy": []}, True),
+        (["expression=team-a"], {"placementConstraints": [{"type": "distinctInstance"}]}, False),
+        (
+            ["expression=team-a"],
+            {"placementConstraints": [{"expression": "team-a"}, {"type": "distinctInstance"}]},
+            True,
+        ),
+        (["expression=team-a"], {"placementStrategy": [{"type": "random"}]}, True),
+        (["value=a"], {"overrides": {"containerOverrides": []}}, False),
+        (["name=main"], {"overrides": {"containerOverrides": [{"cpu": 1}]}}, True),
+        (["volumeConfigurations", "roleArn=ebs"], {"volumeConfigurations": []}, False),
+        # A mapping is merged: what it does not name stays.
+        (["securityGroups=sg-1"], {"networkConfiguration": {"awsvpcConfiguration": {}}}, True),
+        (["securityGroups=sg-1"], {"networkConfiguration": {}}, True),
     ],
 )
 def test_values_can_be_permitted_one_by_one(words: list[str], config: Any, good: bool) -> None:
@@ -163,6 +193,8 @@ def test_a_word_that_permits_nothing_is_an_error(word: str) -> None:
         ({"overrides": "x"}, "overrides must be a mapping, not str"),
         ({"overrides": None}, "overrides must be a mapping, not nothing"),
         ({"tags": {"key": "a"}}, "tags must be a list, not dict"),
+        ({"capacityProviderStrategy": None}, "capacityProviderStrategy must be a list, not nothing"),
+        ({"networkConfiguration": {"awsvpcConfiguration": None}}, "awsvpcConfiguration must be a mapping, not nothing"),
         ({"overrides": {"cpu": 1024}}, "overrides.cpu must be text, not int"),
         (container(cpu="256"), r"containerOverrides\[\].cpu must be a whole number, not str"),
         (container(cpu=True), "must be a whole number, not bool"),
