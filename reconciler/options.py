@@ -18,7 +18,7 @@ from reconciler.core.identity import DEPLOYMENT
 from reconciler.core.parameters import camel_case
 from reconciler.core.size import in_units
 
-__all__ = ["EcsExecutorOptions", "ReconcilerOptions", "SharedEcsOptions", "SharedOptions"]
+__all__ = ["MANY", "Amount", "EcsExecutorOptions", "ReconcilerOptions", "Seconds", "SharedEcsOptions", "SharedOptions"]
 
 
 def _words(value: Any) -> Any:
@@ -53,8 +53,14 @@ def _strategy(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None
     return value or None
 
 
+TEN_YEARS: Final = 315_360_000
+"""In seconds. More is a slip, and not all that counts time could hold it."""
+MANY: Final = 1_000_000
+"""More than any account has of anything. More is a slip, and too large a number can not be reckoned with."""
+
 Words = Annotated[list[str], BeforeValidator(_words)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=TEN_YEARS, allow_inf_nan=False)]
+Amount = Annotated[float, Field(gt=0, le=MANY, allow_inf_nan=False)]
 
 
 class SharedEcsOptions(BaseModel):
@@ -158,12 +164,14 @@ class SharedOptions(BaseModel):
     max_running_tasks: int = Field(
         500,
         ge=1,
+        le=MANY,
         description="How many ECS tasks of this deployment may exist at once. The shim passes it on to Airflow as "
         "free slots.",
     )
     backlog: int = Field(
         50,
         ge=0,
+        le=MANY,
         description="How many tasks beyond the free slots may wait in the table, so that a free slot is used at once.",
     )
     queues: Annotated[dict[str, dict[str, Any]], BeforeValidator(_literal)] = Field(
@@ -197,16 +205,16 @@ class ReconcilerOptions(SharedOptions):
     unknown_queue: Literal["default", "fail"] = Field(
         "default", description="What becomes of a task whose queue has no profile: it uses the default one, or fails."
     )
-    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+    max_running_vcpus: Amount | None = Field(
         None,
         description="How many Fargate vCPUs the ECS tasks of this deployment may have at once in each account and "
         "region, as AWS's own quota counts them. Unset: what AWS refuses waits. See queues.md.",
         examples=["1000"],
     )
-    launch_rate: float = Field(
-        19.8, gt=0, description="RunTask calls per second. Fargate accepts 20, shared by the whole account and region."
+    launch_rate: Amount = Field(
+        19.8, description="RunTask calls per second. Fargate accepts 20, shared by the whole account and region."
     )
-    launch_burst: int = Field(16, ge=1, description="RunTask calls at once after a pause. Fargate accepts 20.")
+    launch_burst: int = Field(16, ge=1, le=MANY, description="RunTask calls at once after a pause. Fargate accepts 20.")
     start_timeout: Seconds = Field(
         600.0, description="Seconds from RunTask's intent after which a task that is not RUNNING is stopped."
     )

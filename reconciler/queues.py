@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from reconciler.options import MANY, Amount, Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,15 +31,16 @@ class QueueOptions(BaseModel):
     max_running_tasks: int | None = Field(
         None,
         ge=0,
+        le=MANY,
         description="How many ECS tasks of this queue may exist at once, within [ecs_reconciler] max_running_tasks. "
         "Unset: all of them.",
     )
-    max_running_vcpus: Annotated[float, Field(gt=0)] | None = Field(
+    max_running_vcpus: Amount | None = Field(
         None,
         description="How many Fargate vCPUs the ECS tasks of this queue may have at once, within [ecs_reconciler] "
         "max_running_vcpus. Unset: all of them.",
     )
-    start_timeout: Annotated[float, Field(gt=0)] | None = Field(
+    start_timeout: Seconds | None = Field(
         None, description="Seconds, for this queue. Unset: [ecs_reconciler] start_timeout."
     )
     role_arn: str | None = Field(

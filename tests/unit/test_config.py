@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from reconciler.config import ConfigError, DaemonSettings, Read, daemon_settings, shim_settings
@@ -15,6 +17,9 @@ COMPLETE = {
     ("aws_ecs_executor", "region_name"): "eu-central-1",
     ("aws_ecs_executor", "task_definition"): "airflow-task:3",
 }
+
+
+SECONDS = ("start_timeout", "retention", "lease_seconds", "sweep_interval", "listing_interval", "orphan_grace")
 
 
 def reader(**changes: str | None) -> Read:
@@ -97,6 +102,28 @@ def test_a_wrong_value_is_named_with_what_would_be_right(change: dict[str, str],
     (problem,) = problems(**change)
     for word in words:
         assert word in problem
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        *((seconds, ["inf", "nan", "1e14", "1e400"]) for seconds in SECONDS),
+        ("max_running_vcpus", ["inf", "nan", "1e14", "1e400"]),
+        ("launch_rate", ["inf", "nan", "1e14", "1e400"]),
+        *((count, ["inf", "nan", "1" + 400 * "0"]) for count in ("max_running_tasks", "backlog", "launch_burst")),
+    ],
+)
+def test_a_number_that_nothing_could_be_reckoned_with_is_refused(option: str, values: list[str]) -> None:
+    for value in values:
+        (problem,) = problems(**{f"ecs_reconciler__{option}": value})
+        assert problem.startswith(f"[ecs_reconciler] {option}: ")
+
+
+def test_ten_years_are_a_time_and_more_are_a_slip() -> None:
+    found = settings(ecs_reconciler__start_timeout="315360000", ecs_reconciler__retention="3.1536e8")
+    assert found.longest_start_timeout == timedelta(days=3650)
+    (problem,) = problems(ecs_reconciler__start_timeout="315360001")
+    assert "start_timeout: '315360001' should be less than or equal to 315360000" in problem
 
 
 def test_launch_type_and_strategy_exclude_one_another() -> None:

@@ -94,6 +94,13 @@ def test_what_is_wrong_is_said_with_the_name_of_the_queue(said: dict[str, Any], 
         assert word in problem
 
 
+@pytest.mark.parametrize("option", ["start_timeout", "max_running_vcpus", "max_running_tasks"])
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e400", "1e14", pytest.param("1" + 400 * "0", id="10**400")])
+def test_a_number_that_nothing_could_be_reckoned_with_is_refused(option: str, number: str) -> None:
+    (problem,) = problems(ecs_reconciler__queues=f'{{"gpu": {{"{option}": {number}}}}}')
+    assert problem.startswith(f'[ecs_reconciler] queues: "gpu": [ecs_reconciler] {option}: ')
+
+
 @pytest.mark.parametrize("text", ["{oops", '["gpu"]', '{"gpu": "train:4"}'])
 def test_what_is_not_an_object_of_objects_is_refused(text: str) -> None:
     (problem,) = problems(ecs_reconciler__queues=text)
