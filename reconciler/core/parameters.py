@@ -54,10 +54,12 @@ def camel_case(value: Any) -> Any:
     """Names of members as RunTask spells them, in mappings within mappings. Tags are the user's own words."""
     if not isinstance(value, Mapping):
         return value
-    return {_camel(name): inner if name.lower() == "tags" else camel_case(inner) for name, inner in value.items()}
+    return {_camel(name): inner if str(name).lower() == "tags" else camel_case(inner) for name, inner in value.items()}
 
 
-def _camel(name: str) -> str:
+def _camel(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name  # whoever validates says so
     joined = re.sub(r"_(.)", lambda found: found.group(1).upper(), name)
     return joined[:1].lower() + joined[1:]
 

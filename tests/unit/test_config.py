@@ -91,6 +91,8 @@ def test_everything_that_is_missing_is_said_at_once() -> None:
             {"aws_ecs_executor__run_task_kwargs": '{"overrides": {"containerOverrides": [{"environment": {"A": 1}}]}}'},
             ["kwargs: environment must be a list of objects", '{"name": "A", "value": "1"}'],
         ),
+        ({"aws_ecs_executor__run_task_kwargs": "{1: 2}"}, ["run_task_kwargs: ", "1 should be a valid string"]),
+        ({"ecs_reconciler__queues": "{1: {}}"}, ["[ecs_reconciler] queues: ", "1 should be a valid string"]),
         ({"ecs_reconciler__queues": '{"gpu": 3}'}, ['queues: "gpu": 3 should be a JSON object']),
         (
             {"ecs_reconciler__allowed_run_task_parameters": "count"},
@@ -161,6 +163,39 @@ def test_the_documentations_name_for_the_connection_is_accepted(
 ) -> None:
     found = settings(aws_ecs_executor__conn_id=conn_id, aws_ecs_executor__aws_conn_id=aws_conn_id)
     assert found.ecs.conn_id == expected
+
+
+LITERALS = (
+    "ecs_reconciler__queues",
+    "aws_ecs_executor__run_task_kwargs",
+    "aws_ecs_executor__capacity_provider_strategy",
+)
+
+
+@pytest.mark.parametrize("option", LITERALS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{"gpu": {}}}',  # braces of a template: a set of a mapping
+        pytest.param("[" * 200_000 + "]" * 200_000, id="deep"),
+        pytest.param("-" * 100_000 + "1", id="deep in another way"),
+        "\0",
+    ],
+)
+def test_text_that_no_parser_takes_is_refused_in_words(option: str, text: str) -> None:
+    (problem,) = problems(**{option: text})
+    assert option.split("__")[1] in problem
+    assert "is neither JSON nor a Python literal" in problem
+
+
+def test_the_shim_says_the_same_of_its_queues() -> None:
+    with pytest.raises(ConfigError, match=r"\[ecs_reconciler\] queues: .* is neither JSON nor a Python literal"):
+        shim_settings(reader(ecs_reconciler__queues='{{"gpu": {}}}'))
+
+
+def test_a_name_that_is_not_text_within_run_task_kwargs_is_left_to_what_boto3_says() -> None:
+    found = settings(aws_ecs_executor__run_task_kwargs="{'network_configuration': {1: 2}}")
+    assert found.profiles.default.run_task["networkConfiguration"] == {1: 2}
 
 
 def test_the_shim_needs_a_deployment_and_no_aws() -> None:
