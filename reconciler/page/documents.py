@@ -30,6 +30,14 @@ CONTROLLERS: Final[dict[str, Callable[[Pulse], int | None]]] = {
 }
 """The controllers, and how many open workloads each has to look at."""
 
+_CONSOLES: Final = {
+    "aws": "console.aws.amazon.com",
+    "aws-us-gov": "console.amazonaws-us-gov.com",
+    "aws-cn": "console.amazonaws.cn",
+    "aws-eusc": "console.amazonaws-eusc.eu",
+}
+"""AWS's console by the partition in an ARN. Of others no link is made."""
+
 
 def quota(limit: int, by_phase: Mapping[Phase, int]) -> dict[str, int]:
     """The gauge: what counts against the limit, and what waits."""
@@ -112,13 +120,13 @@ def event(e: Event) -> dict[str, Any]:
 def links(w: Workload, airflow_url: str | None) -> dict[str, str]:
     """Where else this workload can be seen: ECS's console, and Airflow's page of the task instance."""
     found: dict[str, str] = {}
-    # arn:aws:ecs:region:account:task/cluster/id
+    # arn:partition:ecs:region:account:task/cluster/id
     parts = (w.task_arn or "").split(":", 5)
-    if len(parts) == 6 and parts[5].count("/") == 2:
+    if len(parts) == 6 and parts[5].count("/") == 2 and (console := _CONSOLES.get(parts[1])):
         _, cluster, task = parts[5].split("/")
         region = quote(parts[3])
         found["ecs"] = (
-            f"https://{region}.console.aws.amazon.com/ecs/v2/clusters/{quote(cluster)}/tasks/{quote(task)}"
+            f"https://{region}.{console}/ecs/v2/clusters/{quote(cluster)}/tasks/{quote(task)}"
             f"/configuration?region={region}"
         )
     if airflow_url and w.key.dag_id:

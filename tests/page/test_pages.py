@@ -10,9 +10,10 @@ import pytest
 
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Phase
-from reconciler.core.task import TaskKey
+from reconciler.core.task import TaskKey, Workload
 from reconciler.ecs.ratelimit import Level
 from reconciler.page.board import Board
+from reconciler.page.documents import links
 from reconciler.page.pages import KEPT_SECONDS, Pages
 from reconciler.page.source import DaemonSource
 from reconciler.page.table import Rules
@@ -101,6 +102,28 @@ def test_the_table_is_shown_with_problems_first_and_reasons_in_words(prod: Deplo
         "retry": None,
         "cleanup": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "host"),
+    [
+        ("aws", "eu-west-1", "eu-west-1.console.aws.amazon.com"),
+        ("aws-us-gov", "us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
+        ("aws-cn", "cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("aws-eusc", "eusc-de-east-1", "eusc-de-east-1.console.amazonaws-eusc.eu"),
+    ],
+)
+def test_a_task_is_shown_by_the_console_of_its_partition(partition: str, region: str, host: str) -> None:
+    w = Workload("x", "prod", task_arn=f"arn:{partition}:ecs:{region}:123:task/airflow/0123")
+    path = "/ecs/v2/clusters/airflow/tasks/0123/configuration"
+    assert links(w, None) == {"ecs": f"https://{host}{path}?region={region}"}
+
+
+@pytest.mark.parametrize(
+    "arn", [None, "arn:1", "arn:aws:ecs:eu-west-1:123:task/0123", "arn:aws-iso:ecs:us-iso-east-1:123:task/airflow/0123"]
+)
+def test_a_console_that_is_not_known_is_not_guessed(arn: str | None) -> None:
+    assert links(Workload("x", "prod", task_arn=arn), None) == {}
 
 
 def test_filters_choose(prod: Deployment) -> None:
