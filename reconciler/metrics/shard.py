@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter, defaultdict, deque
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -54,9 +55,15 @@ class Shard:
     """Implements `manager.Observer` and the hooks of store, controllers and gateway. Used by several threads."""
 
     def __init__(
-        self, board: Board, name: str, lead_changed: Callable[[], None], wall: Callable[[], datetime] = _wall
+        self,
+        board: Board,
+        name: str,
+        lead_changed: Callable[[], None],
+        wall: Callable[[], datetime] = _wall,
+        monotonic: Callable[[], float] = time.monotonic,  # noqa: TID251 - how much time has passed on this machine
     ) -> None:
-        self._board, self._name, self._lead_changed, self._wall = board, name, lead_changed, wall
+        self._board, self._name, self._lead_changed = board, name, lead_changed
+        self._wall, self._monotonic = wall, monotonic
         self._profile_of: Callable[[str], str] = lambda _: DEFAULT
         self._shard_of: Callable[[str], str] = lambda _: name
         self._limit: int | None = None
@@ -73,8 +80,9 @@ class Shard:
         self._unknown: dict[Launched, datetime] = {}
         """When a call of this launch was left without an answer."""
         self._accepted_at: dict[Launched, datetime] = {}
-        self._accepted: deque[datetime] = deque()
-        self._used: deque[tuple[datetime, Mapping[str, int]]] = deque()
+        self._accepted: deque[float] = deque()
+        self._used: deque[tuple[float, Mapping[str, int]]] = deque()
+        """Both in monotonic seconds: a clock that is set must not change what the last minute was."""
         board.set(catalogue.LEADER, 0, name)
         board.set(catalogue.LEADER_EPOCH, 0, name)
         board.touch(catalogue.LEADER_TRANSITIONS, name)
@@ -161,7 +169,7 @@ class Shard:
             before, made = self._unknown.pop(launched, self._leading_since), answer.task.created_at
             if made is not None and made < before:
                 self._board.inc(catalogue.PREVENTED, self._name, "client_token")
-            self._accepted.append(now)
+            self._accepted.append(self._monotonic())
         elif isinstance(answer, Existing) and answer.arns:
             self._board.inc(catalogue.PREVENTED, self._name, "conflict")
         elif isinstance(answer, Unknown):
@@ -272,7 +280,7 @@ class Shard:
         self._board.replace(catalogue.QUEUE_HELD, self._name, holds)
         self._show(catalogue.UNACKNOWLEDGED, unacknowledged)
         self._show(catalogue.OLDEST_UNACKNOWLEDGED, longest)
-        self._quota(used, after)
+        self._quota(used, self._monotonic())
         self._exceeded(sum(used.values()))
         for profile, limit in self._cpu_limits.items():
             self._show(catalogue.QUOTA_VCPUS_USED, cpu[profile] / VCPU, profile)
@@ -329,16 +337,16 @@ class Shard:
                     catalogue.OBSERVATION_LAG, lag, self._name, moment, exemplar={"exec_id": new.exec_id}
                 )
 
-    def _quota(self, used: Mapping[str, int], now: datetime) -> None:
+    def _quota(self, used: Mapping[str, int], now: float) -> None:
         """How full each profile is, and how fast it fills."""
         self._used.append((now, used))
-        window = now - RATE_WINDOW
+        window = now - RATE_WINDOW.total_seconds()
         while self._accepted and self._accepted[0] < window:
             self._accepted.popleft()
         while self._used[0][0] < window:
             self._used.popleft()
         then, before = self._used[0]
-        passed = (now - then).total_seconds()
+        passed = now - then
         left = max(0, (self._limit or 0) - sum(used.values()))
         for profile, share in self._shares.items():
             headroom = max(0, min(left, share - used[profile]))

@@ -23,12 +23,14 @@ PROFILES = Profiles(Profile("c", "airflow", {}, region=SHARD), {"small": SMALL})
 
 
 class Meter:
-    """Metrics of one process, one shard, and a wall clock that stands where it is put."""
+    """Metrics of one process, one shard, and two clocks, wall and monotonic, that stand where they are put."""
 
     def __init__(self, *, leads: bool = True) -> None:
         self.metrics = Metrics("prod")
-        self.wall = NOW
-        self.shard = Shard(self.metrics._board, SHARD, self.metrics._lead_changed, lambda: self.wall)
+        self.wall, self.seconds = NOW, 0.0
+        self.shard = Shard(
+            self.metrics._board, SHARD, self.metrics._lead_changed, lambda: self.wall, lambda: self.seconds
+        )
         self.metrics._shards[SHARD] = self.shard
         self.shard.quota(10, PROFILES)
         if leads:

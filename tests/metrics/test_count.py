@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler.core.answer import Accepted
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Phase
 from reconciler.core.profiles import Profiles
 from reconciler.core.runtask import Profile
+from reconciler.core.task import EcsTask
 from reconciler.metrics.shard import QUEUES
 from reconciler.store.census import Census, Group, take_census
 from reconciler.store.holds import hold, resume
-from tests.metrics.meter import NOW, PROFILES, SHARD, Meter
+from tests.metrics.meter import NOW, PROFILES, SHARD, Meter, launching
 
 if TYPE_CHECKING:
     from tests.conftest import Deployment
@@ -46,12 +48,38 @@ def test_rows_are_shown_by_queue_and_phase_and_a_queue_that_is_empty_goes() -> N
 def test_the_time_to_a_full_quota_is_judged_by_the_last_minute() -> None:
     meter = Meter()
     for seconds, used in ((0, 2), (10, 3), (20, 4)):
-        meter.wall = NOW + timedelta(seconds=seconds)
+        meter.seconds = seconds
         group = Group("gpu", "default", Phase.RUNNING, used, NOW)
         meter.shard.count(lambda group=group: Census(NOW, (group,)))  # type: ignore[misc] # mypy can not infer it
     assert meter.value("quota_full_in_seconds", profile="default") == pytest.approx(60)
-    meter.wall = NOW + timedelta(seconds=200)
+    meter.seconds = 200
     meter.shard.count(lambda: Census(NOW, (Group("gpu", "default", Phase.RUNNING, 4, NOW),)))
+    assert meter.value("quota_full_in_seconds", profile="default") == float("inf")
+
+
+def test_a_clock_that_is_set_back_does_not_change_what_the_last_minute_was() -> None:
+    meter = Meter()
+
+    def count(used: int) -> None:
+        meter.shard.count(lambda: Census(NOW, (Group("gpu", "default", Phase.RUNNING, used, NOW),)))
+
+    def launch(launches: int) -> None:
+        for _ in range(launches):
+            meter.shard.answered(launching(), Accepted(EcsTask("arn:1", "PENDING")))
+
+    launch(6)
+    count(2)
+    meter.seconds, meter.wall = 30, NOW - timedelta(minutes=20)
+    launch(12)
+    count(4)
+    assert meter.value("quota_full_in_seconds", profile="default") == pytest.approx(90)
+    assert meter.value("launches_per_second") == pytest.approx(18 / 60)
+    meter.seconds = 70
+    count(4)
+    assert meter.value("launches_per_second") == pytest.approx(12 / 60)
+    meter.seconds = 100
+    count(4)
+    assert meter.value("launches_per_second") == 0
     assert meter.value("quota_full_in_seconds", profile="default") == float("inf")
 
 
