@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,8 @@ class Shard:
         self._cpu_limits: dict[str, int | None] = {}
         self._orphans = 0
         self.leads = False
+        self._lock = threading.RLock()
+        """Held while the lead changes, and from a look at it to what is shown for it: no gauge outlives the lead."""
         self._leading_since = wall()
         self._highest_epoch = 0
         self._invariants = Invariants()
@@ -114,16 +117,17 @@ class Shard:
 
     def leading(self, epoch: int | None) -> None:
         """This replica leads with this epoch, or does not."""
-        self.leads = epoch is not None
+        with self._lock:
+            self.leads = epoch is not None
+            self._accepted.clear()
+            self._used.clear()
+            if epoch is None:
+                self._board.forget(self._name)
         self._board.set(catalogue.LEADER, epoch is not None, self._name)
         self._invariants.forget()
         self._unknown.clear()
         self._accepted_at.clear()
-        self._accepted.clear()
-        self._used.clear()
-        if epoch is None:
-            self._board.forget(self._name)
-        else:
+        if epoch is not None:
             self._leading_since = self._wall()
             self._board.inc(catalogue.LEADER_TRANSITIONS, self._name)
             self._board.set(catalogue.LEADER_EPOCH, epoch, self._name)
@@ -251,6 +255,11 @@ class Shard:
         census = take()
         after = self._wall()
         self._skew("database", (census.now - before - (after - before) / 2).total_seconds())
+        with self._lock:
+            if self.leads:  # the statements take their time, and the lease may be lost meanwhile
+                self._counted(census)
+
+    def _counted(self, census: Census) -> None:
         by_phase: dict[tuple[str, ...], float] = defaultdict(float)
         oldest: dict[tuple[str, ...], float] = {}
         used: dict[str, int] = dict.fromkeys(self._shares, 0)
@@ -373,8 +382,9 @@ class Shard:
 
     def _show(self, metric: Metric, value: float, *values: str) -> None:
         """Set a gauge of the shared state, unless another replica has become the one that knows it."""
-        if self.leads:
-            self._board.set(metric, value, self._name, *values)
+        with self._lock:
+            if self.leads:
+                self._board.set(metric, value, self._name, *values)
 
     def _skew(self, against: str, seconds: float) -> None:
         self._board.set(catalogue.SKEW, seconds, against)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from reconciler.core.holds import Hold, Holds, Mode
 from reconciler.core.phase import Phase
 from reconciler.metrics.catalogue import CATALOGUE, Scope
 from reconciler.store.census import Census, Group
 from tests.metrics.meter import NOW, PROFILES, SHARD, Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_a_standby_exports_its_process_and_who_leads() -> None:
@@ -44,6 +52,50 @@ def test_of_two_shards_only_the_lost_one_is_forgotten() -> None:
     assert meter.value("quota_deployment_limit") == 10
     assert meter.value("leader", shard="us-east-1") == 0
     assert meter.value("leader", shard=SHARD) == 1
+
+
+GROUPS = (Group("gpu", "default", Phase.PENDING, 3, NOW),)
+HOLDS = Holds({"gpu": Hold("gpu", Mode.PAUSED, "somebody", NOW)})
+
+
+def gauges(meter: Meter) -> set[str]:
+    """What is shown of the first shard as it is now, beside who leads it. Another one is led meanwhile."""
+    families = (family for family in meter.families().values() if family.type == "gauge")
+    shown = {sample.name for family in families for sample in family.samples if sample.labels.get("shard") == SHARD}
+    return {name.removeprefix("ecs_reconciler_") for name in shown if "leader" not in name}
+
+
+def test_a_census_that_was_under_way_when_the_lead_was_lost_shows_nothing() -> None:
+    meter = Meter()
+    meter.metrics.shard("us-east-1").leading(1)
+    meter.shard.count(lambda: Census(NOW, GROUPS, HOLDS))
+    assert gauges(meter) >= {"workloads", "oldest_pending_seconds", "queue_held"}
+
+    def take() -> Census:
+        meter.shard.leading(None)
+        return Census(NOW + timedelta(seconds=7), GROUPS, HOLDS)
+
+    meter.shard.count(take)
+    assert gauges(meter) == set()
+    assert meter.value("clock_skew_seconds", against="database") == 7
+
+
+def test_the_lead_is_lost_before_or_after_a_census_is_shown_and_not_half_way() -> None:
+    meter = Meter()
+    meter.metrics.shard("us-east-1").leading(1)
+    keeper = threading.Thread(target=meter.shard.leading, args=(None,))
+
+    class Meanwhile(tuple[Group, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[Group]:
+            keeper.start()
+            keeper.join(0.2)  # it waits for the one who reads here
+            return super().__iter__()
+
+    meter.shard.count(lambda: Census(NOW, Meanwhile(GROUPS), HOLDS))
+    keeper.join()
+    assert gauges(meter) == set()
 
 
 def test_an_epoch_that_falls_is_a_violation() -> None:
