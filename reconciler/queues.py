@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reconciler.options import MANY, Amount, Seconds
 
@@ -178,5 +178,13 @@ def _url_problem(url: str, profile: Profile) -> str | None:
 
 def shares(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """How many tasks of a queue may run at once, for the queues that say so. The daemon reports what is wrong."""
-    said = {queue: options.get("max_running_tasks") for queue, options in queues.items()}
-    return {queue: share for queue, share in said.items() if isinstance(share, int) and share >= 0}
+    said = {queue: _readable(options).max_running_tasks for queue, options in queues.items()}
+    return {queue: share for queue, share in said.items() if share is not None}
+
+
+def _readable(said: Mapping[str, Any]) -> QueueOptions:
+    """A queue's options as the daemon reads them, or none of them where it would refuse one."""
+    try:
+        return QueueOptions.model_validate(own_options(said))
+    except ValidationError:
+        return QueueOptions.model_validate({})

@@ -125,6 +125,13 @@ def test_the_shim_knows_the_shares_and_is_not_kept_from_starting_by_the_rest() -
     assert found.shares == {"gpu": 3}
 
 
+@pytest.mark.parametrize("said", ["4", 4.0, " 4 "])
+def test_the_shim_reads_a_number_as_the_daemon_does(said: Any) -> None:
+    values = queues(gpu={"max_running_tasks": said})
+    assert settings(**values).profiles.named["gpu"].max_running_tasks == 4
+    assert shim_settings(reader(**values)).shares == {"gpu": 4}
+
+
 @given(st.integers(0, 50), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 20)), st.integers(0, 9))
 def test_room_is_dealt_out_fairly_and_to_the_last(room: int, wants: dict[str, int], turn: int) -> None:
     given_out = deal(room, wants, turn)
