@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -14,6 +14,7 @@ from reconciler.core.decide import Policy
 from reconciler.core.parameters import over, settled
 from reconciler.core.profiles import DEFAULT, Profiles
 from reconciler.core.runtask import Profile
+from reconciler.core.shares import Shares
 from reconciler.core.size import in_units
 from reconciler.kwargs import misshapen, named
 from reconciler.options import EcsExecutorOptions, ReconcilerOptions, SharedEcsOptions, SharedOptions
@@ -79,8 +80,8 @@ class ShimSettings:
     max_running_tasks: int
     max_run_task_attempts: int
     backlog: int
-    shares: Mapping[str, int] = field(default_factory=dict)
-    """How many tasks of a queue may run at once, for the queues that have a limit of their own."""
+    shares: Shares = field(default_factory=Shares)
+    """How many tasks of which queues may run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def shim_settings(read: Read) -> ShimSettings:
     ecs = _validate(read, "aws_ecs_executor", SharedEcsOptions, problems)
     if ours is None or ecs is None:
         raise ConfigError(problems)
-    return ShimSettings(shares=shares(ours.queues), **ours.model_dump(exclude={"queues"}), **ecs.model_dump())
+    said = shares(ours.queues, ours.max_running_tasks)
+    return ShimSettings(shares=said, **ours.model_dump(exclude={"queues"}), **ecs.model_dump())
 
 
 def daemon_settings(read: Read) -> DaemonSettings:

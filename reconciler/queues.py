@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reconciler.core.shares import Shares
 from reconciler.options import MANY, Amount, Seconds
 
 if TYPE_CHECKING:
@@ -176,10 +177,14 @@ def _url_problem(url: str, profile: Profile) -> str | None:
     return None
 
 
-def shares(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """How many tasks of a queue may run at once, for the queues that say so. The daemon reports what is wrong."""
-    said = {queue: _readable(options).max_running_tasks for queue, options in queues.items()}
-    return {queue: share for queue, share in said.items() if share is not None}
+def shares(queues: Mapping[str, Mapping[str, Any]], max_running_tasks: int) -> Shares:
+    """What the queues say of how many tasks may run at once. The daemon reports what is wrong."""
+    found: dict[str, int | None] = {}
+    for queue, said in queues.items():
+        share = _readable(said).max_running_tasks
+        # Who may have all of them waits for what all wait for.
+        found[queue] = share if share is not None and share < max_running_tasks else None
+    return Shares(found)
 
 
 def _readable(said: Mapping[str, Any]) -> QueueOptions:

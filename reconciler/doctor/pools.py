@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from reconciler.core.shares import Shares
+
 __all__ = ["Pools", "check_pools", "read_pools"]
 
 DEFAULT_POOL: Final = "default_pool"
@@ -47,7 +49,7 @@ def read_pools(engine: Engine) -> Pools | str:
     return Pools(slots, used)
 
 
-def check_pools(pools: Pools | str | None, limit: int, shares: Mapping[str, int]) -> Iterator[Finding]:
+def check_pools(pools: Pools | str | None, limit: int, shares: Shares) -> Iterator[Finding]:
     """Whether the default pool lets `limit` tasks run, and each queue with a share of its own has a pool of that size.
 
     Without one a full queue fills Airflow's QUEUED with tasks that can not start.
@@ -56,13 +58,14 @@ def check_pools(pools: Pools | str | None, limit: int, shares: Mapping[str, int]
         why = f" ({pools})" if pools else ""
         yield note("pools", f"Airflow's pools could not be seen{why}", "run doctor where the scheduler runs")
         return
-    wanted = min(limit, shares.get(DEFAULT, limit))
+    own = shares.of.get(DEFAULT)
+    wanted = limit if own is None else own
     slots = pools.slots.get(DEFAULT_POOL, 0)
     if 0 <= slots < wanted:
         what = f"{slots} slots, below max_running_tasks = {wanted}"
         yield warning(DEFAULT_POOL, what, f"airflow pools set {DEFAULT_POOL} {wanted} 'Default pool'")
-    for queue, share in sorted(shares.items()):
-        if share < limit and queue != DEFAULT:
+    for queue, share in sorted(shares.of.items()):
+        if share is not None and queue != DEFAULT:
             yield from _of_queue(queue, share, pools)
 
 

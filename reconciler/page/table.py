@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from reconciler.core.shares import Shares
     from reconciler.store.inspect import Holder
     from reconciler.store.listing import Pulse, Wanted
 
@@ -57,8 +58,8 @@ class Rules:
 
     limit: int
     """[ecs_reconciler] max_running_tasks."""
-    shares: Mapping[str, int]
-    """How many tasks of a queue may run at once, for the queues that have a limit of their own."""
+    shares: Shares
+    """How many tasks of which queues may run at once."""
     airflow_url: str | None
     """Where Airflow's pages are, for links."""
 
@@ -136,13 +137,13 @@ def workloads(
     """The document `workloads`. `held`: why launches of a queue are held. Raises StoreUnavailable."""
     found, now_open = listing(engine, deployment, wanted), pulse(engine, deployment)
     leading = any(holder.valid for holder in holders(engine, deployment))
+    running = {queue: now_open.in_flight_of(queue) for queue in now_open.queues}
 
     @cache
     def around(queue: str) -> Circumstances:
         hold = now_open.holds.of(queue)
-        used = now_open.in_flight_of(queue)
-        free = min(rules.limit - now_open.in_flight, rules.shares.get(queue, rules.limit) - used)
-        return Circumstances(headroom=max(0, free), held=str(hold) if hold else held(queue), leading=leading)
+        free = rules.shares.room(queue, running, rules.limit)
+        return Circumstances(headroom=free, held=str(hold) if hold else held(queue), leading=leading)
 
     lines = [documents.workload(w, found.now, around(w.queue), rules.airflow_url) for w in found.workloads]
     return {"workloads": lines, "truncated": found.truncated}

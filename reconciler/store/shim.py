@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reconciler.core.phase import IN_FLIGHT, Desired, Phase
+from reconciler.core.shares import NO_SHARES
 from reconciler.core.task import Kind
 from reconciler.store import schema
 from reconciler.store.rows import (
@@ -48,11 +49,12 @@ from reconciler.store.rows import (
 from reconciler.store.schema import holds, leases, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import timedelta
 
     from sqlalchemy import BindParameter, Connection
 
+    from reconciler.core.shares import Shares
     from reconciler.core.task import Snapshot, Workload
 
 __all__ = ["Demand", "acknowledge", "demand", "hurry", "impatient", "insert", "lose_patience", "newest"]
@@ -77,7 +79,7 @@ class Demand:
     daemon_alive: bool
     """Some replica holds a lease of this deployment."""
     blocked: int = 0
-    """Those of `pending` whose queue is held, or has used up its own share of the quota."""
+    """Those of `pending` whose queue is held, or whose profile has used up its own share of the quota."""
     held: bool = False
     """An operator holds all queues."""
 
@@ -367,22 +369,17 @@ _DEMAND: Final = select(
 """A row for each queue, and one without any if there is none. One statement: a scheduler waits for it each second."""
 
 
-def demand(conn: Connection, deployment: str, shares: Mapping[str, int] | None = None) -> Demand:
-    """What this deployment runs, what waits, and whether anybody works on it.
-
-    `shares`: how many workloads of a queue may run at once, for those that have a limit of their own.
-    """
+def demand(conn: Connection, deployment: str, shares: Shares = NO_SHARES) -> Demand:
+    """What this deployment runs, what waits, and whether anybody works on it."""
     asked = {"deployment": deployment, "prefix": f"{deployment}/", "age": -60.0, "ahead": 3600.0}
     rows = conn.execute(_DEMAND, asked).all()
-    blocked = 0
-    for row in rows:
-        room = row.waiting if shares is None or row.queue not in shares else max(0, shares[row.queue] - row.running)
-        blocked += row.waiting if row.held or row.queue_held else max(0, row.waiting - room)
+    held = {row.queue: row.waiting for row in rows if row.held or row.queue_held}
+    waiting = {row.queue: row.waiting for row in rows if row.queue not in held}
     return Demand(
         in_flight=sum(row.running for row in rows),
         pending=sum(row.waiting for row in rows),
         finished_last_minute=rows[0].finished,
         daemon_alive=bool(rows[0].alive),
-        blocked=blocked,
+        blocked=sum(held.values()) + shares.beyond(waiting, {row.queue: row.running for row in rows}),
         held=bool(rows[0].held),
     )

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, text
 
 from reconciler.config import DaemonSettings, daemon_settings
 from reconciler.core.finding import Level
+from reconciler.core.shares import Shares
 from reconciler.doctor.airflow import check_address, check_airflow
 from reconciler.doctor.pools import Pools, check_pools, read_pools
 
@@ -118,14 +119,14 @@ def test_a_pool_without_limit_is_fine() -> None:
 def test_a_queue_with_a_limit_wants_a_pool_of_that_size(pools: Pools, words: str) -> None:
     with_default = Pools({"default_pool": 500, **pools.slots}, pools.used)
     # One that may have everything needs none, and what is said for "default" is the default pool's.
-    found = [f"{f.level}: {f}" for f in check_pools(with_default, 500, {"gpu": 40, "cheap": 500, "default": 500})]
+    found = [f"{f.level}: {f}" for f in check_pools(with_default, 500, Shares({"gpu": 40, "cheap": None}))]
     (line,) = found
     assert words in line
 
 
 def test_the_default_pool_need_not_be_larger_than_what_the_default_profile_may_have() -> None:
-    assert list(check_pools(Pools({"default_pool": 300}), 500, {"default": 300})) == []
-    (found,) = check_pools(Pools({"default_pool": 299}), 500, {"default": 300})
+    assert list(check_pools(Pools({"default_pool": 300}), 500, Shares({"default": 300}))) == []
+    (found,) = check_pools(Pools({"default_pool": 299}), 500, Shares({"default": 300}))
     assert "299 slots, below max_running_tasks = 300" in str(found)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Phase
+from reconciler.core.shares import Shares
 from reconciler.core.task import TaskKey, Workload
 from reconciler.ecs.ratelimit import Level
 from reconciler.page.board import Board
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import Deployment
 
 TOKEN = "a-token-of-a-test"
+SHARES = Shares({"gpu": 1, "default": 3})
 
 
 class Site:
@@ -39,7 +41,7 @@ class Site:
         source = DaemonSource(
             engine or prod.engine,
             prod.name,
-            Rules(10, {"gpu": 1}, "https://airflow.example/"),
+            Rules(10, SHARES, "https://airflow.example/"),
             self.board,
             lambda: self.held,
             self.held_queues.get,
@@ -124,6 +126,17 @@ def test_a_task_is_shown_by_the_console_of_its_partition(partition: str, region:
 )
 def test_a_console_that_is_not_known_is_not_guessed(arn: str | None) -> None:
     assert links(Workload("x", "prod", task_arn=arn), None) == {}
+
+
+def test_what_waits_for_a_share_that_is_used_up_is_said_to_wait_for_a_slot(prod: Deployment) -> None:
+    site = Site(prod)
+    for name, queue in {"a": "default", "b": "etl", "c": "other", "d": "etl", "g": "gpu"}.items():
+        prod.queue(name, queue=queue)
+    for name in "abc":
+        prod.move(name, Phase.LAUNCHING)
+    lines = {line["exec_id"]: line["why"] for line in site.get("/api/v1/workloads?phase=PENDING")[1]["workloads"]}
+    assert lines["d"] == "waits for a free slot"
+    assert lines["g"].startswith("waits for its launch")
 
 
 def test_filters_choose(prod: Deployment) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from reconciler.airflow.delivery import Delivery, Event, Owner
 from reconciler.airflow.slots import Slots
 from reconciler.airflow.upkeep import Every, Upkeep
+from reconciler.core.shares import Shares
 from reconciler.core.task import Kind, Spec, Workload
 from reconciler.store import shim
 from tests.sim.airflow import HEARTBEAT_TIMEOUT, TASK_QUEUED_TIMEOUT, Buffered
@@ -136,7 +137,7 @@ class Scheduler:
     def _read_demand(self) -> None:
         """The executor reads it once a second; here, where somebody asks for it."""
         with self._begin("demand") as connection:
-            demand = shim.demand(connection, DEPLOYMENT, self.pools)
+            demand = shim.demand(connection, DEPLOYMENT, Shares(self.pools))
         self.slots.refresh(demand)
 
     def _write_late(self) -> None:

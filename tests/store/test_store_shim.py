@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
+from reconciler.core.shares import Shares
 from reconciler.core.task import Kind, Spec, TaskKey, Workload
 from reconciler.store import shim
 from reconciler.store.holds import hold
@@ -383,13 +384,25 @@ def test_what_waits_for_a_full_or_held_queue_is_told_apart(conn: Connection, pro
         prod.queue(f"other{n}")
     prod.move("gpu0", Phase.LAUNCHING)
     assert shim.demand(conn, "prod").blocked == 0
-    assert shim.demand(conn, "prod", {"gpu": 9}).blocked == 0
-    assert shim.demand(conn, "prod", {"gpu": 2}).blocked == 1
-    assert shim.demand(conn, "prod", {"gpu": 0}).blocked == 2
+    assert shim.demand(conn, "prod", Shares({"gpu": 9})).blocked == 0
+    assert shim.demand(conn, "prod", Shares({"gpu": 2})).blocked == 1
+    assert shim.demand(conn, "prod", Shares({"gpu": 0})).blocked == 2
     hold(prod.engine, "prod", "etl", Mode.PAUSED, "me")
-    assert shim.demand(conn, "prod", {"gpu": 2}) == Demand(1, 8, 0, daemon_alive=True, blocked=4)
+    assert shim.demand(conn, "prod", Shares({"gpu": 2})) == Demand(1, 8, 0, daemon_alive=True, blocked=4)
     hold(prod.engine, "prod", "", Mode.PAUSED, "me")
     assert shim.demand(conn, "prod").held
+
+
+def test_a_limit_of_the_default_profile_holds_for_all_queues_that_have_none(conn: Connection, prod: Deployment) -> None:
+    for n in range(3):
+        prod.queue(f"gpu{n}", queue="gpu")
+        prod.queue(f"etl{n}", queue="etl")
+        prod.queue(f"other{n}")
+    prod.move("etl0", Phase.LAUNCHING)
+    assert shim.demand(conn, "prod", Shares({"default": 4, "gpu": None})).blocked == 2
+    assert shim.demand(conn, "prod", Shares({"default": 4})).blocked == 5
+    hold(prod.engine, "prod", "etl", Mode.PAUSED, "me")
+    assert shim.demand(conn, "prod", Shares({"default": 4, "gpu": None})).blocked == 2
 
 
 def test_the_daemon_is_alive_while_any_lease_of_the_deployment_runs(conn: Connection, prod: Deployment) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reconciler.config import shim_settings
 from reconciler.core.quota import deal
 from reconciler.core.runtask import RequestRefusedError
+from reconciler.core.shares import Shares
 from reconciler.core.spot import on_demand
 from reconciler.core.task import Kind, Workload
 from tests.unit.test_config import problems, reader, settings
@@ -122,14 +123,19 @@ def test_a_queue_without_a_profile_uses_the_default_one_or_fails_with_a_sentence
 
 def test_the_shim_knows_the_shares_and_is_not_kept_from_starting_by_the_rest() -> None:
     found = shim_settings(reader(**queues(gpu={"max_running_tasks": 3}, odd={"max_running_tasks": "x", "zzz": 1})))
-    assert found.shares == {"gpu": 3}
+    assert found.shares == Shares({"gpu": 3, "odd": None})
 
 
 @pytest.mark.parametrize("said", ["4", 4.0, " 4 "])
 def test_the_shim_reads_a_number_as_the_daemon_does(said: Any) -> None:
     values = queues(gpu={"max_running_tasks": said})
     assert settings(**values).profiles.named["gpu"].max_running_tasks == 4
-    assert shim_settings(reader(**values)).shares == {"gpu": 4}
+    assert shim_settings(reader(**values)).shares == Shares({"gpu": 4})
+
+
+def test_a_share_of_everything_is_none() -> None:
+    values = queues(gpu={"max_running_tasks": 500}, default={"max_running_tasks": 499})
+    assert shim_settings(reader(**values)).shares == Shares({"gpu": None, "default": 499})
 
 
 @given(st.integers(0, 50), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 20)), st.integers(0, 9))
