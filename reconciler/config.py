@@ -114,7 +114,8 @@ def shim_settings(read: Read) -> ShimSettings:
     ecs = _validate(read, "aws_ecs_executor", SharedEcsOptions, problems)
     if ours is None or ecs is None:
         raise ConfigError(problems)
-    said = shares(ours.queues, ours.max_running_tasks)
+    region = _read(read, "aws_ecs_executor", EcsExecutorOptions).get("region_name", "")
+    said = shares(ours.queues, region, ours.max_running_tasks)
     return ShimSettings(shares=said, **ours.model_dump(exclude={"queues"}), **ecs.model_dump())
 
 

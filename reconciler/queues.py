@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reconciler.core.profiles import DEFAULT
+from reconciler.core.runtask import shard_of
 from reconciler.core.shares import Shares
 from reconciler.options import MANY, Amount, Seconds
 
@@ -177,14 +179,23 @@ def _url_problem(url: str, profile: Profile) -> str | None:
     return None
 
 
-def shares(queues: Mapping[str, Mapping[str, Any]], max_running_tasks: int) -> Shares:
-    """What the queues say of how many tasks may run at once. The daemon reports what is wrong."""
-    found: dict[str, int | None] = {}
-    for queue, said in queues.items():
-        share = _readable(said).max_running_tasks
-        # Who may have all of them waits for what all wait for.
-        found[queue] = share if share is not None and share < max_running_tasks else None
-    return Shares(found)
+def shares(queues: Mapping[str, Mapping[str, Any]], region: str, max_running_tasks: int) -> Shares:
+    """What the queues say of how many tasks may run at once: `Profiles.limits`, for who does not know the profiles.
+
+    `region`: [aws_ecs_executor] region_name. The daemon reports what is wrong.
+    """
+    own = {queue: _readable(said) for queue, said in queues.items()}
+    share = {queue: options.max_running_tasks for queue, options in own.items()}
+    shard = {
+        queue: shard_of(str(said.get("region_name") or region), own[queue].role_arn) for queue, said in queues.items()
+    }
+    home = shard.get(DEFAULT, region)
+    # Without a share it can only be at home: the daemon refuses it elsewhere.
+    aside = {queue: n for queue, n in share.items() if n is not None and shard[queue] != home}
+    rest = max(0, max_running_tasks - sum(aside.values()))
+    # Who may have all that is left waits for what all wait for.
+    of = {queue: n if queue in aside or (n is not None and n < rest) else None for queue, n in share.items()}
+    return Shares(of, tuple(sorted(aside)), rest if rest < max_running_tasks else None)
 
 
 def _readable(said: Mapping[str, Any]) -> QueueOptions:

@@ -21,13 +21,14 @@ def free_slots(demand: Demand, max_running_tasks: int, backlog: int) -> int:
     the moment never keep all others out; but not without end.
 
     Airflow has one number for all queues. So what waits for a queue of its own that is full, or held, does not count
-    against the others; but if there is too much of that Airflow is given one slot at a time, until some is given back.
+    against the others, nor does what waits at home while other accounts or regions have room; but if there is too much
+    of that Airflow is given one slot at a time, until some is given back.
     """
     if not demand.daemon_alive or demand.held:
         return 0
     waiting = demand.pending - demand.blocked
     free = max_running_tasks - demand.in_flight - waiting
-    free += int(min(backlog, 0.5 * demand.finished_last_minute))
+    free += max(0, int(min(backlog, 0.5 * demand.finished_last_minute)) - demand.at_home)
     room = demand.in_flight < max_running_tasks and waiting < max_running_tasks
     free = max(free, 1 if room else 0)
     return min(free, 1) if demand.blocked >= max_running_tasks else free

@@ -32,6 +32,7 @@ __all__ = [
     "cost_tags",
     "family_of",
     "plan",
+    "shard_of",
     "tag_text",
 ]
 
@@ -86,12 +87,17 @@ class Profile:
     @property
     def shard(self) -> str:
         """The account and region whose rate limits its calls draw on. Named by the region alone in our own account."""
-        return f"{self.region}/{self.role_arn.split(':')[4]}" if self.role_arn else self.region
+        return shard_of(self.region, self.role_arn)
 
     @property
     def family(self) -> str:
         """The task definition's family, by which ECS can list tasks."""
         return family_of(str(self.run_task["taskDefinition"]))
+
+
+def shard_of(region: str, role_arn: str | None) -> str:
+    """The name of the account and region in which a profile of this region and role runs."""
+    return f"{region}/{role_arn.split(':')[4]}" if role_arn else region
 
 
 def family_of(task_definition: str) -> str:

@@ -50,7 +50,7 @@ def read_pools(engine: Engine) -> Pools | str:
 
 
 def check_pools(pools: Pools | str | None, limit: int, shares: Shares) -> Iterator[Finding]:
-    """Whether the default pool lets `limit` tasks run, and each queue with a share of its own has a pool of that size.
+    """Whether the default pool is large enough, and each queue with a share of its own has a pool of that size.
 
     Without one a full queue fills Airflow's QUEUED with tasks that can not start.
     """
@@ -58,15 +58,23 @@ def check_pools(pools: Pools | str | None, limit: int, shares: Shares) -> Iterat
         why = f" ({pools})" if pools else ""
         yield note("pools", f"Airflow's pools could not be seen{why}", "run doctor where the scheduler runs")
         return
-    own = shares.of.get(DEFAULT)
-    wanted = limit if own is None else own
-    slots = pools.slots.get(DEFAULT_POOL, 0)
-    if 0 <= slots < wanted:
-        what = f"{slots} slots, below max_running_tasks = {wanted}"
-        yield warning(DEFAULT_POOL, what, f"airflow pools set {DEFAULT_POOL} {wanted} 'Default pool'")
+    yield from _default(pools.slots.get(DEFAULT_POOL, 0), limit, shares)
     for queue, share in sorted(shares.of.items()):
         if share is not None and queue != DEFAULT:
             yield from _of_queue(queue, share, pools)
+
+
+def _default(slots: int, limit: int, shares: Shares) -> Iterator[Finding]:
+    """The pool of all tasks that name none: those of the queues that neither run elsewhere nor have a share."""
+    wanted = shares.most(DEFAULT, limit)
+    mend = f"airflow pools set {DEFAULT_POOL} {{}} 'Default pool'"
+    if 0 <= slots < wanted:
+        whose = f"max_running_tasks = {wanted}" if shares.home is None else f"the {wanted} tasks that can run"
+        yield warning(DEFAULT_POOL, f"{slots} slots, below {whose}", mend.format(wanted))
+    elif shares.home is not None and not 0 <= slots <= shares.home:
+        has = "no limit" if slots < 0 else f"{slots} slots"
+        what = f"{has}, and {shares.home} tasks can run beside the queues of other accounts and regions"
+        yield warning(DEFAULT_POOL, what, mend.format(shares.home))
 
 
 def _of_queue(queue: str, share: int, pools: Pools) -> Iterator[Finding]:

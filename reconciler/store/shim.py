@@ -79,9 +79,12 @@ class Demand:
     daemon_alive: bool
     """Some replica holds a lease of this deployment."""
     blocked: int = 0
-    """Those of `pending` whose queue is held, or whose profile has used up its own share of the quota."""
+    """Those of `pending` that can not start whatever is free in all: their queue is held, or their profile, or all that
+    run where the default one does, have used up their share of the quota."""
     held: bool = False
     """An operator holds all queues."""
+    at_home: int = 0
+    """Those of `blocked` that will have what becomes free where the default profile's tasks run."""
 
 
 _NAMES: Final = [column.name for column in workloads.c if column.name not in ("created_at", "updated_at")]
@@ -375,11 +378,13 @@ def demand(conn: Connection, deployment: str, shares: Shares = NO_SHARES) -> Dem
     rows = conn.execute(_DEMAND, asked).all()
     held = {row.queue: row.waiting for row in rows if row.held or row.queue_held}
     waiting = {row.queue: row.waiting for row in rows if row.queue not in held}
+    of_queues, at_home = shares.beyond(waiting, {row.queue: row.running for row in rows})
     return Demand(
         in_flight=sum(row.running for row in rows),
         pending=sum(row.waiting for row in rows),
         finished_last_minute=rows[0].finished,
         daemon_alive=bool(rows[0].alive),
-        blocked=sum(held.values()) + shares.beyond(waiting, {row.queue: row.running for row in rows}),
+        blocked=sum(held.values()) + of_queues + at_home,
         held=bool(rows[0].held),
+        at_home=at_home,
     )

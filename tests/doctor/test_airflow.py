@@ -130,6 +130,25 @@ def test_the_default_pool_need_not_be_larger_than_what_the_default_profile_may_h
     assert "299 slots, below max_running_tasks = 300" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        (199, ["199 slots, below the 200 tasks that can run"]),
+        (200, []),
+        (201, ["201 slots, and 200 tasks can run"]),
+        (-1, ["no limit, and 200 tasks can run"]),
+    ],
+)
+def test_the_default_pool_is_as_large_as_what_other_regions_leave(slots: int, words: list[str]) -> None:
+    shares = Shares({"us": 300, "cheap": None}, away=("us",), home=200)
+    *found, us = (str(f) for f in check_pools(Pools({"default_pool": slots, "us": 300}), 500, shares))
+    assert us == 'pool of the queue "us": us, of no more slots than the queue\'s 300 tasks'
+    assert len(found) == len(words)
+    for word in words:
+        assert word in found[0]
+        assert "airflow pools set default_pool 200 " in found[0]
+
+
 def test_pools_are_read_with_those_whose_tasks_are_active() -> None:
     engine = create_engine("sqlite://")
     with engine.begin() as conn:

@@ -33,7 +33,9 @@ SHARES = Shares({"gpu": 1, "default": 3})
 class Site:
     """Pages over a deployment's table, with a clock that stands still."""
 
-    def __init__(self, prod: Deployment, engine: Engine | None = None, token: str | None = None) -> None:
+    def __init__(
+        self, prod: Deployment, engine: Engine | None = None, token: str | None = None, shares: Shares = SHARES
+    ) -> None:
         self.now = 1000.0
         self.held: dict[str, str] = {}
         self.held_queues: dict[str, str] = {}
@@ -41,7 +43,7 @@ class Site:
         source = DaemonSource(
             engine or prod.engine,
             prod.name,
-            Rules(10, SHARES, "https://airflow.example/"),
+            Rules(10, shares, "https://airflow.example/"),
             self.board,
             lambda: self.held,
             self.held_queues.get,
@@ -137,6 +139,17 @@ def test_what_waits_for_a_share_that_is_used_up_is_said_to_wait_for_a_slot(prod:
     lines = {line["exec_id"]: line["why"] for line in site.get("/api/v1/workloads?phase=PENDING")[1]["workloads"]}
     assert lines["d"] == "waits for a free slot"
     assert lines["g"].startswith("waits for its launch")
+
+
+def test_what_waits_for_a_slot_at_home_is_said_to_whatever_is_free_in_another_region(prod: Deployment) -> None:
+    site = Site(prod, shares=Shares({"us": 7, "gpu": 2}, away=("us",), home=3))
+    for name, queue in {"a": "default", "b": "gpu", "c": "default", "d": "etl", "g": "gpu", "u": "us"}.items():
+        prod.queue(name, queue=queue)
+    for name in "abc":
+        prod.move(name, Phase.LAUNCHING)
+    lines = {line["exec_id"]: line["why"] for line in site.get("/api/v1/workloads?phase=PENDING")[1]["workloads"]}
+    assert lines["d"] == lines["g"] == "waits for a free slot"
+    assert lines["u"].startswith("waits for its launch")
 
 
 def test_filters_choose(prod: Deployment) -> None:

@@ -60,5 +60,15 @@ def test_what_waits_for_a_full_queue_takes_nothing_from_the_others_but_is_not_le
     assert free_slots(replace(full, pending=10, blocked=10), 10, 50) == 1
 
 
+def test_what_waits_at_home_is_its_backlog() -> None:
+    """All slots are used, those of another region too: no more wait at home than if there were no other region."""
+    full = Demand(in_flight=500, pending=0, finished_last_minute=60, daemon_alive=True)
+    assert free_slots(full, 500, 50) == 30
+    assert free_slots(replace(full, pending=20, blocked=20, at_home=20), 500, 50) == 10
+    assert free_slots(replace(full, pending=40, blocked=40, at_home=40), 500, 50) == 0
+    # What waits for a queue that is full does not use what becomes free at home.
+    assert free_slots(replace(full, pending=40, blocked=40, at_home=0), 500, 50) == 30
+
+
 def test_there_is_none_while_an_operator_holds_all_queues() -> None:
     assert free_slots(Demand(0, 0, 0, daemon_alive=True, held=True), 500, 50) == 0

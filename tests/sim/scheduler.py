@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from reconciler.airflow.delivery import Delivery, Event, Owner
 from reconciler.airflow.slots import Slots
 from reconciler.airflow.upkeep import Every, Upkeep
-from reconciler.core.shares import Shares
+from reconciler.core.shares import NO_SHARES
 from reconciler.core.task import Kind, Spec, Workload
 from reconciler.store import shim
 from tests.sim.airflow import HEARTBEAT_TIMEOUT, TASK_QUEUED_TIMEOUT, Buffered
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from reconciler.core.deliver import CallbackView, TaskInstanceView
+    from reconciler.core.shares import Shares
     from reconciler.core.task import TaskKey
     from tests.sim.airflow import Airflow, Job, TaskInstance
     from tests.sim.database import Database
@@ -53,13 +54,14 @@ class Scheduler:
         max_running_tasks: int,
         max_run_task_attempts: int,
         pools: Mapping[str, int] | None = None,
+        shares: Shares = NO_SHARES,
     ) -> None:
         self.sim, self.process, self.database, self.airflow, self.job = sim, process, database, airflow, job
         self.owner = Owner(DEPLOYMENT, job.id)
         self.running: set[TaskKey | str] = set()
         self.late: dict[str | None, Workload] = {}
         self.buffer: dict[TaskKey | str, Buffered] = {}
-        self.pools = pools or {}
+        self.pools, self.shares = pools or {}, shares
         self.slots = Slots(max_running_tasks, backlog=2)
         self.delivery = Delivery(Separate(partial(self._begin, "delivery")), self, self.owner, max_run_task_attempts)
         shed_after = timedelta(seconds=TASK_QUEUED_TIMEOUT) / 3
@@ -137,7 +139,7 @@ class Scheduler:
     def _read_demand(self) -> None:
         """The executor reads it once a second; here, where somebody asks for it."""
         with self._begin("demand") as connection:
-            demand = shim.demand(connection, DEPLOYMENT, Shares(self.pools))
+            demand = shim.demand(connection, DEPLOYMENT, self.shares)
         self.slots.refresh(demand)
 
     def _write_late(self) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reconciler.localecs import PUBLISHED_RATES, Latencies, Settings
+from reconciler.queues import shares
 from tests.sim import daemon
 from tests.sim.airflow import Airflow, Callback, Job, TaskInstance
 from tests.sim.aws import FOREIGN, Aws, asks_for_spot, short
@@ -140,6 +141,7 @@ class Universe:
         else:
             job = Job(len(self.airflow.jobs) + 1, process)
             self.airflow.jobs[job.id] = job
+            said = {name: {"max_running_tasks": share, "region_name": shard} for name, share, shard in self.plan.queues}
             slot.body = Scheduler(
                 sim,
                 process,
@@ -149,6 +151,7 @@ class Universe:
                 max_running_tasks=self.plan.max_running_tasks,
                 max_run_task_attempts=self.options.policy.max_run_task_attempts,
                 pools={name: share for name, share, _ in self.plan.queues},
+                shares=shares(said, "", self.plan.max_running_tasks),
             )
         process.spawn(slot.body.run)
 

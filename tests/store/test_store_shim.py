@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, update
 from sqlalchemy.orm import Session
 
+from reconciler.airflow.slots import free_slots
 from reconciler.core.holds import Mode
 from reconciler.core.phase import Desired, Phase
 from reconciler.core.shares import Shares
 from reconciler.core.task import Kind, Spec, TaskKey, Workload
 from reconciler.store import shim
 from reconciler.store.holds import hold
+from reconciler.store.schema import workloads
 from reconciler.store.shim import Demand
 from tests.conftest import ids
 
@@ -403,6 +405,24 @@ def test_a_limit_of_the_default_profile_holds_for_all_queues_that_have_none(conn
     assert shim.demand(conn, "prod", Shares({"default": 4})).blocked == 5
     hold(prod.engine, "prod", "etl", Mode.PAUSED, "me")
     assert shim.demand(conn, "prod", Shares({"default": 4, "gpu": None})).blocked == 2
+
+
+def test_what_waits_for_a_slot_at_home_takes_none_of_another_region(conn: Connection, prod: Deployment) -> None:
+    """500 in all, 300 of them in another region: 200 run at home, and 300 more wait there."""
+    shares = Shares({"us": 300, "gpu": 40}, away=("us",), home=200)
+    shim.insert(conn, [Workload(f"home{n:03}", "prod", ti_id=f"home{n}", queue=f"q{n % 3}") for n in range(499)])
+    conn.execute(update(workloads).where(workloads.c.exec_id < "home199").values(phase=Phase.RUNNING))
+    shim.insert(conn, [Workload("gpu", "prod", ti_id="gpu", queue="gpu", phase=Phase.RUNNING)])
+
+    full = shim.demand(conn, "prod", shares)
+    assert (full.in_flight, full.pending, full.blocked) == (200, 300, 300)
+    assert free_slots(full, 500, backlog=50) == 300
+
+    # What may start there is taken from what is free there.
+    shim.insert(conn, [Workload(f"us{n:03}", "prod", ti_id=f"us{n}", queue="us") for n in range(310)])
+    both = shim.demand(conn, "prod", shares)
+    assert (both.pending, both.blocked) == (610, 310)
+    assert free_slots(both, 500, backlog=50) == 1
 
 
 def test_the_daemon_is_alive_while_any_lease_of_the_deployment_runs(conn: Connection, prod: Deployment) -> None:

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import shim_settings
+from reconciler.config import ConfigError, shim_settings
 from reconciler.core.quota import deal
 from reconciler.core.runtask import RequestRefusedError
 from reconciler.core.shares import Shares
 from reconciler.core.spot import on_demand
 from reconciler.core.task import Kind, Workload
 from tests.unit.test_config import problems, reader, settings
+
+OTHER = "arn:aws:iam::123456789012:role/airflow"
 
 
 def queues(**said: dict[str, Any]) -> dict[str, str | None]:
@@ -138,6 +140,61 @@ def test_a_share_of_everything_is_none() -> None:
     assert shim_settings(reader(**values)).shares == Shares({"gpu": None, "default": 499})
 
 
+def test_the_shim_sets_aside_what_runs_in_other_accounts_and_regions() -> None:
+    values = queues(
+        near={"region_name": "eu-central-1", "max_running_tasks": 40},
+        all={"max_running_tasks": 150},
+        far={"region_name": "us-east-1", "max_running_tasks": "300"},
+        theirs={"role_arn": OTHER, "max_running_tasks": 50},
+    )
+    found = shim_settings(reader(**values)).shares
+    assert found.of == {"near": 40, "all": None, "far": 300, "theirs": 50}
+    assert (found.away, found.home) == (("far", "theirs"), 150)
+    moved = shim_settings(reader(**queues(default={"region_name": "us-east-1"}, old={"max_running_tasks": 10}))).shares
+    assert (moved.away, moved.home) == (("old",), 490)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["default", "a", "b", "c"]),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "region_name": st.sampled_from(["eu-central-1", "us-east-1"]),
+                "role_arn": st.just(OTHER),
+                "max_running_tasks": st.integers(0, 40),
+            },
+        ),
+    ),
+    st.sampled_from(["default", "a", "b", "etl"]),
+    st.integers(0, 50),
+)
+def test_the_shim_sees_the_room_that_the_daemon_launches_in(
+    said: dict[str, dict[str, Any]], busy: str, count: int
+) -> None:
+    values = {**queues(**said), "ecs_reconciler__max_running_tasks": "100"}
+    try:
+        profiles = settings(**values).profiles
+    except ConfigError:
+        return
+    limits = profiles.limits(100)
+
+    def left(queue: str, running: int) -> int:
+        profile, of = profiles.of_queue(queue), profiles.of_queue(busy)
+        own = 100 if profile.max_running_tasks is None else profile.max_running_tasks
+        here, mine = profile.shard == of.shard, profile.name == of.name
+        return min(limits[profile.shard] - running * here, own - running * mine)
+
+    running = min(count, left(busy, 0))
+    shares = shim_settings(reader(**values)).shares
+    for queue in ("default", "a", "b", "c", "etl"):
+        assert shares.room(queue, {busy: running}, 100) == left(queue, running)
+        waiting = {queue: 200}
+        blocked, at_home = shares.beyond(waiting, {busy: running})
+        if shares.home is not None or shares.of.get(profiles.of_queue(queue).name) is not None:
+            assert blocked + at_home == 200 - left(queue, running)
+
+
 @given(st.integers(0, 50), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 20)), st.integers(0, 9))
 def test_room_is_dealt_out_fairly_and_to_the_last(room: int, wants: dict[str, int], turn: int) -> None:
     given_out = deal(room, wants, turn)
@@ -160,9 +217,6 @@ def test_a_fallback_from_spot_needs_something_to_fall_back_on() -> None:
     assert on_demand(found.named["gpu"]).run_task["capacityProviderStrategy"] == [
         {"capacityProvider": "FARGATE", "weight": 1}
     ]
-
-
-OTHER = "arn:aws:iam::123456789012:role/airflow"
 
 
 def test_a_profile_belongs_to_an_account_and_region() -> None:
