@@ -203,7 +203,8 @@ class Upkeep:
         return len(new) <= NEW
 
     def _take_over(self) -> None:
-        """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop or acknowledge."""
+        """Rows of dead schedulers that adoption does not reach: callbacks, and what is left to stop, to acknowledge or
+        to tell the audit log."""
         # Nearly always there are none, and no reason to begin a transaction that writes.
         with self._transactions.read() as connection:
             if not self._airflow.abandoned(connection, self._owner.deployment, self._owner.team):

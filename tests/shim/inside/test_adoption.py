@@ -6,9 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow import settings
 
+from reconciler.airflow import transactions
 from reconciler.core.phase import Phase
 from reconciler.store import shim
+from tests.scale.crowd import Crowd, fill
+from tests.scale.plans import explained, recorded
 from tests.shim.inside.world import Scheduler, World, sql
 
 if TYPE_CHECKING:
@@ -187,6 +191,23 @@ def test_what_adoption_does_not_reach_is_taken_over_all_the_same(world: World) -
     world.daemon(callback.exec_id, phase="EXITED", attempt=1, exit_code=0)
     other.beat()
     assert other.callback_state() == "success"
+
+
+def test_what_the_dead_left_is_found_without_reading_what_has_ended(world: World, postgres_only: None) -> None:
+    engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
+    fill(engine, Crowd(finished=20_000, live=100, pending=100, deployment="test"))
+    sql("UPDATE ecs_launch_attempt SET told = 0 WHERE exec_id LIKE 'f00001000%'")
+    with transactions.begin() as connection, recorded(engine) as statements:
+        found = world.executor._parts._upkeep._airflow.abandoned(connection, "test", None)
+    unacknowledged = 20
+    assert len(found) == 200 + unacknowledged + 10
+
+    for statement, parameters in statements.items():
+        for generic in (False, True):
+            with engine.connect() as connection:
+                plan = explained(connection, statement, parameters, generic=generic)
+            assert plan.full_scans == []
+            assert plan.rows_read <= 2 * len(found)
 
 
 def test_the_workloads_of_a_scheduler_that_lives_are_left_alone(world: World) -> None:

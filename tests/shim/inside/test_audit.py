@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,44 @@ def test_only_the_owner_tells(world: World) -> None:
     other.beat()
     world.beat()
     assert len(rows()) == 1
+
+
+def acknowledged(world: World, w: Workload) -> None:
+    """It has run, and its scheduler knows of its end."""
+    launched(w)
+    ended(w, "EXITED: Essential container in task exited")
+    world.daemon(w.exec_id, phase="EXITED", attempt=1, exit_code=0)
+    world.overwrite(w.exec_id, acked_version=world.row(w.exec_id).version)
+
+
+def test_what_a_scheduler_had_not_told_before_it_stopped_is_told_by_the_next_and_nothing_else(world: World) -> None:
+    (w,) = world.queued()
+    acknowledged(world, w)
+    world.set_ti(w, state="success")
+    before, ti = world.row(w.exec_id), world.ti(w)
+    world.die()
+    other = Scheduler()
+    for _ in range(PUT_OFF + 3):
+        other.beat()
+
+    assert rows() == [
+        ("ecs task launched", f"attempt 1: {ARN}"),
+        ("ecs task stopped", "attempt 1 ended: Essential container in task exited"),
+    ]
+    assert world.row(w.exec_id) == replace(before, owner_job_id=other.job.id)
+    assert (other.executor.running, world.ti(w), len(world.audit())) == (set(), ti, 2)
+
+
+def test_what_has_been_told_and_what_is_of_a_callback_stays_with_the_dead(world: World) -> None:
+    acknowledged(world, world.queued_callback())
+    (w,) = world.queued()
+    acknowledged(world, w)
+    world.beat()
+    world.die()
+    other = Scheduler()
+    for _ in range(3):
+        other.beat()
+    assert {each.owner_job_id for each in world.rows()} == {world.job.id}
 
 
 def test_a_callback_has_no_page_to_write_to(world: World) -> None:
