@@ -37,7 +37,7 @@ def take_over(session: Session, tis: Sequence[TaskInstance], owner: Owner) -> tu
     """
     exec_ids = [ti.external_executor_id for ti in tis if ti.external_executor_id]
     with savepoint(session) as connection:
-        owned = shim.own(connection, exec_ids, owner.job_id)
+        owned = shim.adopt(connection, exec_ids, owner.job_id, owner.team)
         return owned, list(open_rows(connection, owner).values())
 
 

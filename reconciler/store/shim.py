@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from reconciler.core.shares import Shares
     from reconciler.core.task import Snapshot, Workload
 
-__all__ = ["Demand", "acknowledge", "demand", "hurry", "impatient", "insert", "lose_patience", "newest"]
+__all__ = ["Demand", "acknowledge", "adopt", "demand", "hurry", "impatient", "insert", "lose_patience", "newest"]
 __all__ += ["open_workloads", "own", "refuse", "shed", "undelivered", "waiting", "want_stop"]
 
 _w: Final = workloads.c
@@ -252,16 +252,27 @@ def open_workloads(conn: Connection, deployment: str, owner_job_id: int) -> Snap
     return snapshot(conn, _OPEN, deployment=deployment, owner=owner_job_id)
 
 
-_OWN: Final = update(workloads).where(_ids).values(owner_job_id=bindparam("owner")).returning(_w.exec_id)
+_OWN: Final = update(workloads).where(_ids).values(owner_job_id=bindparam("owner"))
+_ADOPT: Final = _OWN.values(team=bindparam("new_team")).returning(_w.exec_id)
 
 
-def own(conn: Connection, exec_ids: Collection[str], owner_job_id: int) -> set[str]:
-    """Make this scheduler job the owner. Returns the ids that exist."""
-    owned: set[str] = set()
+def own(conn: Connection, exec_ids: Collection[str], owner_job_id: int) -> None:
+    """Make this scheduler job the owner. Its executor for the same team has them from now on."""
     for ids in batches(exec_ids):
         conn.execute(_LOCK, {"ids": ids})
-        owned.update(conn.execute(_OWN, {"ids": ids, "owner": owner_job_id}).scalars())
-    return owned
+        conn.execute(_OWN, {"ids": ids, "owner": owner_job_id})
+
+
+def adopt(conn: Connection, exec_ids: Collection[str], owner_job_id: int, team: str | None) -> set[str]:
+    """Make this scheduler job the owner, and its executor for this team. Returns the ids that exist.
+
+    Airflow has given them to that executor. It may be another team's than the one that queued them: teams come and go.
+    """
+    adopted: set[str] = set()
+    for ids in batches(exec_ids):
+        conn.execute(_LOCK, {"ids": ids})
+        adopted.update(conn.execute(_ADOPT, {"ids": ids, "owner": owner_job_id, "new_team": team}).scalars())
+    return adopted
 
 
 _WAITING: Final = (

@@ -304,7 +304,7 @@ class Scheduler:
             ]
             if not tis:
                 return
-            owned = shim.own(connection, [ti.ext for ti in tis if ti.ext], self.job.id)
+            owned = shim.adopt(connection, [ti.ext for ti in tis if ti.ext], self.job.id, None)
             mine = shim.open_workloads(connection, DEPLOYMENT, self.job.id).workloads
             self.running.update(_key(w) for w in mine)
             new: list[Workload] = []

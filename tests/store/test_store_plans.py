@@ -96,6 +96,7 @@ SHIM: dict[str, Callable[[Connection], object]] = {
     "refuse": lambda conn: shim.refuse(conn, some(conn, "PENDING")),
     "want_stop": lambda conn: shim.want_stop(conn, [w.exec_id for w in some(conn, "STARTED")], "why"),
     "own": lambda conn: shim.own(conn, [w.exec_id for w in some(conn, "STARTED")], 7),
+    "adopt": lambda conn: shim.adopt(conn, [w.exec_id for w in some(conn, "STARTED")], 7, "blue"),
     "waiting": lambda conn: shim.waiting(conn, "prod", 7, timedelta(seconds=-60), 100),
     "shed": lambda conn: shim.shed(conn, some(conn, "PENDING")),
     "demand": lambda conn: shim.demand(conn, "prod"),

@@ -156,7 +156,7 @@ def test_empty_lists_are_welcome(conn: Connection) -> None:
     shim.insert(conn, [])
     shim.acknowledge(conn, [])
     shim.refuse(conn, [])
-    assert shim.newest(conn, []) == shim.own(conn, [], 1) == set()
+    assert shim.newest(conn, []) == shim.adopt(conn, [], 1, None) == set()
     assert shim.want_stop(conn, [], "why") == 0
     assert shim.shed(conn, []) == []
 
@@ -303,13 +303,26 @@ def test_an_owner_sees_what_it_took_over(conn: Connection, prod: Deployment) -> 
     open_one, ended = prod.queue("a"), exited(prod, "b")
     prod.queue("c")
 
-    assert shim.own(conn, ["a", "b", "none"], 9) == {"a", "b"}
+    assert shim.adopt(conn, ["a", "b", "none"], 9, None) == {"a", "b"}
 
     assert ids(shim.open_workloads(conn, "prod", 9)) == ["a"]
     assert ids(shim.open_workloads(conn, "prod", 7)) == ["c"]
     assert ids(shim.undelivered(conn, "prod", 9, 10)) == ["b"]
     assert (prod.get("a").version, prod.get("b").version) == (open_one.version, ended.version)
     assert shim.open_workloads(conn, "prod", 9).workloads[0].spec is None
+
+
+def test_what_is_handed_over_stays_with_its_team_and_what_is_adopted_has_its_adopters(
+    conn: Connection, prod: Deployment
+) -> None:
+    for exec_id in ("handed-over", "adopted"):
+        prod.queue(exec_id, team="blue")
+
+    shim.own(conn, ["handed-over"], 9)
+    shim.adopt(conn, ["adopted"], 9, None)
+
+    owners = {w.exec_id: (w.owner_job_id, w.team) for w in shim.open_workloads(conn, "prod", 9).workloads}
+    assert owners == {"handed-over": (9, "blue"), "adopted": (9, None)}
 
 
 def test_waiting_are_those_that_nobody_has_launched_for_a_while(conn: Connection, prod: Deployment) -> None:

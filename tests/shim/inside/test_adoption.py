@@ -158,7 +158,7 @@ def test_an_error_of_the_database_does_not_start_everything_anew(world: World, m
     rows = world.queued(2)
     other = successor(world)
     with monkeypatch.context() as patch:
-        patch.setattr(shim, "own", _failing)
+        patch.setattr(shim, "adopt", _failing)
         assert other.runner.adopt_or_reset_orphaned_tasks() == 0
 
     assert [world.ti(w)["queued_by_job_id"] for w in rows] == [other.job.id] * 2

@@ -12,7 +12,7 @@ from airflow.models.team import Team
 from airflow.utils.session import create_session
 
 from reconciler.core import runtask
-from tests.shim.inside.world import World, make_dag, sql
+from tests.shim.inside.world import Scheduler, World, make_dag, sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,3 +63,26 @@ def test_each_team_has_its_own_executor_rows_outcomes_and_bill(teams: World) -> 
         "green": "queued",
     }
     assert {team: len(executor.running) for team, executor in executors.items()} == {None: 1, "blue": 0, "green": 1}
+
+
+def test_what_a_team_left_behind_is_delivered_by_the_executor_that_adopts_it(
+    teams: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        teams.schedule(1, "etl_blue")
+    assert teams.queue() == 2
+    waits, fails = teams.rows()
+    teams.die()
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "False")
+    other = Scheduler(EXECUTOR, monkeypatch)
+    assert other.runner.adopt_or_reset_orphaned_tasks() == 0
+    assert {w.owner_job_id for w in teams.rows()} == {other.job.id}
+
+    teams.daemon(fails.exec_id, phase="FAILED_START", attempt=1, reason="no such image")
+    teams.set_ti(waits, state="skipped")
+    for _ in range(3):
+        other.beat()
+
+    assert teams.ti(fails)["state"] == "failed"
+    assert teams.row(waits.exec_id).desired == "STOP"
+    assert other.executor.slots_occupied == 1
