@@ -55,7 +55,7 @@ def unwanted_task(w: Workload, ti: TaskInstanceView | None) -> str | None:
         if ti.external_executor_id == w.exec_id:
             return None
         return f"the task instance was queued again as {ti.external_executor_id}"
-    if ti.id != w.ti_id:
+    if ti.id != w.ti_id and ti.state != "up_for_retry":  # which renews the id as well
         return f"the task instance was cleared, and is {ti.state or 'not scheduled'}"
     return f"the task instance is {ti.state or 'not scheduled'}"
 
