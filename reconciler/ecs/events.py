@@ -166,6 +166,6 @@ def read_event(body: str) -> tuple[EcsTask | None, datetime | None]:
         detail = event["detail"]
         task = ecs_task(detail)
         at = datetime.fromisoformat(detail.get("updatedAt") or event["time"]).astimezone(UTC)
-    except NO_TASK:
+    except (*NO_TASK, KeyError):
         raise ValueError("it does not have the shape of a task's state change") from None
     return task, at

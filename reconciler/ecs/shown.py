@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_TASK", "arn_of", "ecs_task", "read_plainly"]
 
-NO_TASK: Final = (MsgspecError, ValueError, TypeError, OverflowError)
-"""What reading one may raise."""
+NO_TASK: Final = (MsgspecError, ValueError, TypeError, OverflowError, OSError)
+"""What reading one may raise. OSError: a time of which this machine's C library can not make a date."""
 
 _Moment = datetime | float | None
 """JSON has seconds since 1970, botocore makes of them datetimes in the zone of this machine, and events have ISO 8601

@@ -225,7 +225,11 @@ class TestNoConcernOfOurs:
             "[" * 100_000,
             "[]",
             '"text"',
+            json.dumps({name: part for name, part in good.items() if name != "detail"}),
+            json.dumps({name: part for name, part in good.items() if name != "time"}),
+            json.dumps(good | {"time": None}),
             json.dumps(good | {"detail": None}),
+            json.dumps(good | {"detail": []}),
             json.dumps(good | {"detail": {}}),
             json.dumps(good | {"detail": good["detail"] | {"version": "7"}}),
             json.dumps(good | {"detail": good["detail"] | {"version": 2**70}}),
@@ -233,6 +237,8 @@ class TestNoConcernOfOurs:
             json.dumps(good | {"detail": good["detail"] | {"startedBy": "test/\ud800/1"}}),
             json.dumps(good | {"detail": good["detail"] | {"containers": 7}}),
             json.dumps(good | {"detail": good["detail"] | {"stoppedAt": "soon"}}),
+            json.dumps(good | {"detail": good["detail"] | {"stoppedAt": 1e17}}),
+            json.dumps(good | {"detail": good["detail"] | {"updatedAt": 7}}),
             json.dumps(good | {"padding": "x" * 300_000}),
         ]
         for body in [*wrong, json.dumps(good)]:

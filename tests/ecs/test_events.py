@@ -21,7 +21,7 @@ from reconciler.localecs import AwsError, LocalEcs, ResponseLost, Settings
 from tests.ecs.world import REGION, MachineClock, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 EVENTS = "airflow-events"
 
@@ -216,6 +216,60 @@ def test_messages_about_something_else_are_no_flaws() -> None:
     assert read_event('{"Type": "Notification", "Message": "wrapped by SNS"}') == (None, None)
     with pytest.raises(ValueError, match="longer"):
         read_event(" " * (events.LARGEST + 1))
+
+
+ANYTHING: tuple[Any, ...] = (
+    None, True, 7, -1, 2**70, 1.5, 1e17, -1e17, 1e300, float("nan"), float("inf"), "", "x", "\0", "\ud800",
+    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", [], [None], [[]], {}, {"a": None},
+)  # fmt: skip
+"""What JSON may hold where something else is expected."""
+
+
+def members(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The way to each part of a document, itself included."""
+    yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield from members(part, *path, name)
+
+
+def spoilt(value: Any, path: Sequence[Any], *anything: Any) -> Any:
+    """A document with `anything` in the place of one part, or without that part."""
+    if not path:
+        return anything[0]
+    copy = value.copy()
+    if len(path) > 1 or anything:
+        copy[path[0]] = spoilt(value[path[0]], path[1:], *anything)
+    else:
+        del copy[path[0]]
+    return copy
+
+
+def test_whatever_stands_in_an_event_it_is_read_or_has_a_flaw() -> None:
+    whole = json.loads(
+        body(
+            1,
+            createdAt="2026-01-01T00:00:00Z",
+            startedAt=1.5,
+            stoppedReason="x",
+            overrides={"containerOverrides": [{"name": "a", "environment": [{"name": "A"}]}]},
+            containers=[{"name": "a", "exitCode": 1, "reason": "x", "runtimeId": "r"}],
+        )
+    )
+    without = spoilt(whole, ("detail", "updatedAt"))
+    documents = [
+        spoilt(event, path, *anything)
+        for event in (whole, without)
+        for path in members(event)
+        for anything in [*((value,) for value in ANYTHING), *([()] if path else [])]
+    ]
+    read = 0
+    for document in documents:
+        try:
+            read += read_event(json.dumps(document))[0] is not None
+        except ValueError as flaw:
+            assert str(flaw).startswith("it ")  # noqa: PT017 - many are read as well
+    assert 0 < read < len(documents)
 
 
 def test_moto_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
