@@ -120,12 +120,12 @@ def status_screen(found: Mapping[str, Any]) -> Group:
         what = escape(f"queue {hold['queue']}" if hold["queue"] else "all queues")
         by = f"{hold['mode']} by {escape(hold['held_by'])} since {_time(hold['since'])}"
         lines.append(f"  held            [yellow]{what}: {by}[/]")
-    parts: list[RenderableType] = [Text.from_markup(line) for line in lines]
+    parts: list[RenderableType] = [Text.from_markup(line, emoji=False) for line in lines]
     if len(found["queues"]) > 1:
         queues = Table("queue", "profile", "pending", "in flight", "limit", "", box=None, pad_edge=False)
         for queue in found["queues"]:
             cells = (queue["pending"], queue["in_flight"], "" if queue["limit"] is None else queue["limit"])
-            queues.add_row(escape(queue["queue"]), escape(queue["profile"]), *map(str, cells), queue["held"] or "")
+            queues.add_row(Text(queue["queue"]), Text(queue["profile"]), *map(str, cells), queue["held"] or "")
         parts.append(queues)
     table = Table("phase", "workloads", box=None, pad_edge=False)
     for phase, count in found["phases"].items():
@@ -171,9 +171,10 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     order = list(Level)
     for finding in sorted(findings, key=lambda f: order.index(f.level)):
         style = _STYLES[finding.level]
-        console.print(f"[{style}]{finding.level:<8}[/] {escape(finding.where)}: {escape(finding.what)}")
+        said = f"[{style}]{finding.level:<8}[/] {escape(finding.where)}: {escape(finding.what)}"
+        console.print(said, emoji=False)  # an ARN with ":secret:" is no emoji
         if finding.mend:
-            console.print(f"         [dim]->[/] {escape(finding.mend)}")
+            console.print(f"         [dim]->[/] {escape(finding.mend)}", emoji=False)
     counts = {level: sum(f.level is level for f in findings) for level in Level}
     told = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in (Level.ERROR, Level.WARNING))
     console.print(f"[bold]{', '.join(told)}[/]")
@@ -208,14 +209,15 @@ def show_story(console: Console, story: Story) -> None:
         rows.append(("ECS shows", f"not known: {story.ecs_error}"))
     for name, value in rows:
         if value is not None:
-            table.add_row(name, str(value))
+            table.add_row(name, Text(str(value)))
     console.print(table)
     if story.attempts:
         log = Table("attempt", "intent", "ended", "verdict", "ECS task", box=None, pad_edge=False)
         for attempt in story.attempts:
             arn = (attempt.task_arn or "").rsplit("/", 1)[-1]
             ended = _time(attempt.closed_at) or ""
-            log.add_row(str(attempt.attempt), _time(attempt.intent_at), ended, attempt.verdict or "", arn)
+            cells = (str(attempt.attempt), _time(attempt.intent_at) or "", ended, attempt.verdict or "", arn)
+            log.add_row(*map(Text, cells))
         console.print(log)
 
 

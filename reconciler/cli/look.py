@@ -158,6 +158,7 @@ def describe(arguments: argparse.Namespace) -> int:
             f"The row {exec_id} of this task can not be read, and is left alone: {why}. If a newer release wrote it, "
             "upgrade this one; else mend or delete the row.",
             markup=False,
+            emoji=False,
         )
     if not stories and not unreadable:
         console.print(
@@ -165,6 +166,7 @@ def describe(arguments: argparse.Namespace) -> int:
             f"{settings.options.deployment!r}: it has not been queued with this executor, or is older than "
             f"[ecs_reconciler] retention.",
             markup=False,
+            emoji=False,
         )
     for number, story in enumerate(stories):
         if number:
