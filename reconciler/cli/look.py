@@ -91,7 +91,7 @@ def events(arguments: argparse.Namespace) -> int:
     from reconciler import show
     from reconciler.clock import SystemClock
     from reconciler.store.history import history
-    from reconciler.store.listing import Wanted
+    from reconciler.store.listing import MOST, Wanted
 
     settings, console = common.settings(), Console()
     engine = common.tables(settings)
@@ -101,7 +101,7 @@ def events(arguments: argparse.Namespace) -> int:
         run_id=arguments.run_id,
         map_index=arguments.map,
         queue=arguments.queue,
-        limit=arguments.limit,
+        limit=MOST if arguments.watch else arguments.limit,  # all that a wave between two looks may bring
     )
     told: set[tuple[Any, ...]] = set()
 
@@ -110,6 +110,10 @@ def events(arguments: argparse.Namespace) -> int:
         named = {(e.workload.exec_id, e.attempt, e.phase, e.at): e for e in found}
         new = [event for name, event in named.items() if name not in told]
         first = not told
+        if first:
+            new = new[-max(1, arguments.limit) :]
+        elif len(new) >= MOST:
+            print("More has happened since the last look than can be shown.", file=sys.stderr, flush=True)
         told.update(named)
         if arguments.json:
             for event in new:

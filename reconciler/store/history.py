@@ -15,7 +15,7 @@ from reconciler.core.phase import Desired, Phase
 from reconciler.core.why import duration, is_problem, why
 from reconciler.store.engine import translated
 from reconciler.store.inspect import Attempt
-from reconciler.store.listing import listing
+from reconciler.store.listing import MOST, listing
 from reconciler.store.rows import among, batches
 from reconciler.store.schema import attempts
 
@@ -57,7 +57,9 @@ _ORDER: Final = {phase: number for number, phase in enumerate(Phase)}
 
 def history(engine: Engine, deployment: str, wanted: Wanted) -> list[Event]:
     """The last `wanted.limit` moments of the workloads that changed last, the newest last. Raises StoreUnavailable."""
-    found = listing(engine, deployment, replace(wanted, phase=None)).workloads
+    # A moment in the wanted phase may be of a workload in another, so that as many as possible are searched for one.
+    changed = replace(wanted, phase=None, limit=MOST if wanted.phase else wanted.limit)
+    found = listing(engine, deployment, changed, problems_first=False).workloads
     launches: dict[str, list[Attempt]] = {}
     with translated(), engine.connect() as conn:
         for ids in batches([w.exec_id for w in found]):

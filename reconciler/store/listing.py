@@ -54,7 +54,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was found, problems first, then the newest change first."""
+    """What was found: problems first unless that was not wanted, then the newest change first."""
 
     now: datetime
     workloads: tuple[Workload, ...]
@@ -94,7 +94,7 @@ _OPEN: Final = (
 )
 
 
-def listing(engine: Engine, deployment: str, wanted: Wanted) -> Listing:
+def listing(engine: Engine, deployment: str, wanted: Wanted, *, problems_first: bool = True) -> Listing:
     """Open workloads and the last that ended. Raises StoreUnavailable."""
     limit = min(max(1, wanted.limit), MOST)
     found: list[Workload] = []
@@ -102,11 +102,11 @@ def listing(engine: Engine, deployment: str, wanted: Wanted) -> Listing:
         now = read_now(conn)
         if wanted.phase not in TERMINAL:
             still = select(*LIGHT).where(_w.deployment == bindparam("of"), opened(workloads), *_filters(wanted))
-            newest = still.order_by(_w.start_failures.desc(), _w.updated_at.desc()).limit(limit + 1)
-            found += read(conn, newest, of=deployment)
+            first = [_w.start_failures.desc()] if problems_first else []
+            found += read(conn, still.order_by(*first, _w.updated_at.desc()).limit(limit + 1), of=deployment)
         if wanted.phase is None or wanted.phase in TERMINAL:
             found += read(conn, _ended(wanted, limit + 1), of=deployment)
-    found.sort(key=lambda w: (is_problem(w), w.updated_at), reverse=True)
+    found.sort(key=lambda w: (problems_first and is_problem(w), w.updated_at), reverse=True)
     return Listing(now, tuple(found[:limit]), len(found) > limit)
 
 

@@ -17,7 +17,9 @@ import pytest
 from reconciler.cli.watch import again
 from reconciler.clock import SystemClock
 from reconciler.core.errors import StoreUnavailable
-from reconciler.core.task import TaskKey
+from reconciler.core.task import TaskKey, Workload
+from reconciler.store import shim
+from reconciler.store.engine import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +106,20 @@ def test_events_are_told_once_each_the_newest_last(site: Site) -> None:
     assert shown.shown.count("time (UTC)") == 1
     assert shown.shown.count("etl.load run try 1") == 1
     assert "Traceback" not in shown.shown
+
+
+def test_a_wave_between_two_looks_is_told_whole(site: Site) -> None:
+    site.queue("a", key=TaskKey("etl", "before", "run", -1, 1))
+    site.queue("b", key=KEY)
+    with terminal(site, "events", "--watch", "--interval", "0.2", "--limit", "1") as shown:
+        shown.until("etl.load run try 1")
+        with writing(site.engine).begin() as conn:
+            keys = {f"w{n}": TaskKey("etl", "dump", "run", n, 1) for n in range(9)}
+            shim.insert(conn, [Workload(name, "test", ti_id=name, key=key) for name, key in keys.items()])
+        for number in range(9):
+            shown.until(f"etl.dump[{number}] run try 1")
+        assert shown.interrupt() == 0
+    assert "etl.before" not in shown.shown
 
 
 def test_scripts_get_a_document_for_each_event_and_each_look(site: Site) -> None:

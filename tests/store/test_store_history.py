@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from sqlalchemy import update
+
 from reconciler.core.phase import Phase
 from reconciler.core.task import TaskKey
+from reconciler.core.why import is_problem
 from reconciler.store import shim
 from reconciler.store.engine import writing
 from reconciler.store.history import history
 from reconciler.store.listing import Wanted, listing
+from reconciler.store.schema import attempts, workloads
 
 if TYPE_CHECKING:
     from tests.conftest import Deployment
@@ -69,6 +73,28 @@ def test_the_newest_come_last_and_the_oldest_are_left_out(prod: Deployment) -> N
         ("w4", 0, "PENDING", False),
         ("w1", 1, "LAUNCHING", False),
     ]
+
+
+def test_old_problems_do_not_hide_what_has_just_happened(prod: Deployment) -> None:
+    long_ago = prod.store.now() - timedelta(hours=5)
+    for number in range(6):
+        prod.queue(f"lost{number}")
+        prod.move(f"lost{number}", Phase.LAUNCHING, Phase.LOST, reason="nobody knows")
+        prod.queue(f"again{number}")
+        prod.set(f"again{number}", start_failures=1)
+    with writing(prod.engine).begin() as conn:
+        conn.execute(update(workloads).values(created_at=long_ago, updated_at=long_ago))
+        conn.execute(update(attempts).values(intent_at=long_ago, closed_at=long_ago))
+    for number in range(6):
+        prod.queue(f"new{number}")
+    for number in range(6):
+        prod.move(f"new{number}", Phase.LAUNCHING)
+
+    assert lines(prod, Wanted(limit=5)) == [(f"new{number}", 1, "LAUNCHING", False) for number in range(1, 6)]
+    # What went wrong is still found by its phase, and comes first in a listing.
+    assert len(lines(prod, Wanted(limit=6, phase=Phase.LOST))) == 6
+    assert len(lines(prod, Wanted(limit=2, phase=Phase.LOST))) == 2
+    assert all(is_problem(w) for w in listing(prod.engine, prod.name, Wanted(limit=12)).workloads)
 
 
 def test_only_of_what_was_asked_for(prod: Deployment) -> None:

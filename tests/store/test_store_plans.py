@@ -18,7 +18,7 @@ from reconciler.store.daemon import SqlStore
 from reconciler.store.engine import writing
 from reconciler.store.history import history
 from reconciler.store.holds import left
-from reconciler.store.listing import Wanted, listing, pulse
+from reconciler.store.listing import MOST, Wanted, listing, pulse
 from reconciler.store.rows import row_of
 from reconciler.store.schema import workloads
 from reconciler.store.told import mark, untold
@@ -80,7 +80,11 @@ HOT: dict[str, Sequence[Callable[[Deployment], object]]] = {
         lambda prod: listing(prod.engine, prod.name, Wanted()),
         lambda prod: listing(prod.engine, prod.name, Wanted(dag_id="dag", task_id="t1", run_id="run1")),
     ],
-    "history": [lambda prod: history(prod.engine, prod.name, Wanted(limit=50))],
+    "history": [
+        lambda prod: history(prod.engine, prod.name, Wanted(limit=50)),
+        lambda prod: history(prod.engine, prod.name, Wanted(limit=MOST)),
+        lambda prod: history(prod.engine, prod.name, Wanted(phase=Phase.LOST)),
+    ],
     "pulse": [lambda prod: pulse(prod.engine, prod.name)],
     "left": [lambda prod: left(prod.engine, prod.name, ""), lambda prod: left(prod.engine, prod.name, "default")],
 }
