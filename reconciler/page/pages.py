@@ -147,6 +147,9 @@ class Pages:
 
 
 def _wanted(asked: dict[str, str], dags: frozenset[str] | None, default: int, most: int) -> Wanted:
+    for name, text in asked.items():
+        if "\0" in text:  # PostgreSQL takes it for no text
+            raise BadQueryError(f"{name}: {text!r} holds NUL, and no name does")
     phase, index = asked.get("phase"), asked.get("map")
     if phase and phase not in Phase.__members__:
         raise BadQueryError(f"phase: {phase!r} is no phase; use one of {', '.join(Phase)}")

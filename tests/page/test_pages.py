@@ -178,6 +178,8 @@ def test_filters_choose(prod: Deployment) -> None:
         ("/api/v1/workloads?limit=0", 400, "limit: '0' is not a number from 1 to 1000"),
         ("/api/v1/workloads?limit=99999999999999999999999", 400, "is not a number from 1 to 1000"),
         ("/api/v1/events?limit=many", 400, "limit: 'many' is not a number from 1 to 500"),
+        ("/api/v1/workloads?dag=%00", 400, r"dag: '\x00' holds NUL, and no name does"),
+        ("/api/v1/events?run=a%00b&task=t", 400, r"run: 'a\x00b' holds NUL, and no name does"),
         ("/api/v2/status", 404, "try /api/v1/status"),
     ],
 )

@@ -126,6 +126,13 @@ def test_it_shows_one_task_instance_and_what_happened_to_it(server: TestClient, 
     assert event["what"] == "queued in default"
 
 
+@pytest.mark.usefixtures("world")
+def test_a_wrong_question_is_answered_with_400(server: TestClient) -> None:
+    for question in ("dag=%00", "dag_id=%00", "dag=etl&task=%00", "phase=WAITING"):
+        for name in ("workloads", "events"):
+            assert server.get(f"{API}/{name}?{question}", headers=logged_in()).status_code == 400, question
+
+
 def test_it_shows_the_table_of_the_whole_deployment(server: TestClient, world: World) -> None:
     world.queued(3)
     found = server.get(f"{API}/status", headers=logged_in()).json()
