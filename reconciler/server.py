@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import structlog
 from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from reconciler.page.pages import Pages
 
 __all__ = ["HttpServer", "authority"]
+
+log = structlog.get_logger()
 
 Check = tuple[bool, str]
 
@@ -69,7 +73,7 @@ class HttpServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
                 """Say nothing: scrapes and probes would drown the log."""
 
-        self._server = _Listener(host, port, Handler)
+        self._server = _Server(host, port, Handler)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
@@ -83,8 +87,8 @@ class HttpServer:
         self._thread.join()
 
 
-class _Listener(ThreadingHTTPServer):
-    """Listens on an address of IPv4 or of IPv6."""
+class _Server(ThreadingHTTPServer):
+    """Listens on an address of IPv4 or of IPv6, and writes nothing beside the log."""
 
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = _family(host)
@@ -95,6 +99,10 @@ class _Listener(ThreadingHTTPServer):
         if self.address_family == socket.AF_INET6 and socket.has_dualstack_ipv6():
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the shape of the base class's
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):  # a reader may leave whenever it likes
+            log.exception("a request could not be answered")
 
 
 def _family(host: str) -> socket.AddressFamily:
