@@ -111,7 +111,8 @@ class Shard:
         options = settings.options
         region = name.partition("/")[0]
         self._metrics = metrics = common.metrics.shard(name)
-        self._access, self._fallbacks = Access(metrics.called), Fallbacks()
+        self._access = Access(metrics.called, clock, listing_interval=options.listing_interval)
+        self._fallbacks = Fallbacks()
         self._trails = Trails(common.tracer)
         limit = settings.profiles.limits(options.max_running_tasks).get(name, 0)
         metrics.quota(limit, settings.profiles, options.max_cpu)

@@ -141,7 +141,7 @@ def test_many_threads_look_once() -> None:
 
 def test_refused_operations_are_named_until_they_are_allowed() -> None:
     heard: list[tuple[str, str]] = []
-    access = Access(lambda operation, result, _: heard.append((operation, result)))
+    access = Access(lambda operation, result, _: heard.append((operation, result)), VirtualClock(), listing_interval=60)
     access.called("RunTask", "credentials", 0.1)
     assert access.reason is None
     access.called("StopTask", "credentials", 0.1)
@@ -152,3 +152,28 @@ def test_refused_operations_are_named_until_they_are_allowed() -> None:
     access.called("StopTask", "ok", 0.1)
     assert access.reason is None
     assert len(heard) == 6
+
+
+def test_a_refusal_that_is_not_repeated_lapses() -> None:
+    """StopTask or DescribeTaskDefinition may not be called again for hours."""
+    clock = VirtualClock()
+    access = Access(lambda *_: None, clock, listing_interval=60)
+    access.called("StopTask", "credentials", 0.1)
+    for operation in ("RunTask", "DescribeTasks", "ListTasks"):
+        access.called(operation, "ok", 0.1)
+    clock.wait(299)
+    assert "for StopTask" in str(access.reason)
+    clock.wait(1)
+    assert access.reason is None
+    access.called("StopTask", "credentials", 0.1)
+    assert "for StopTask" in str(access.reason)
+
+
+@pytest.mark.parametrize("listing_interval", [1, 60, 3600])
+def test_an_outage_stays_visible_where_nothing_is_called_but_a_listing(listing_interval: float) -> None:
+    clock = VirtualClock()
+    access = Access(lambda *_: None, clock, listing_interval=listing_interval)
+    for _ in range(100):
+        access.called("ListTasks", "credentials", 0.1)
+        clock.wait(listing_interval)
+        assert "for ListTasks" in str(access.reason)
