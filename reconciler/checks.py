@@ -57,7 +57,10 @@ def check_profile(profile: Profile, ecs: Shown, *, region: str) -> tuple[Profile
 
 
 def check_events(queue: Counted) -> list[Finding]:
-    """Whether the queue of events can be read. It is no error if not: tasks are looked at the more often."""
+    """Whether the queue of events is there. It is no error if not: tasks are looked at the more often.
+
+    A message that was received to see whether it may be would be kept from the daemon, and count as received.
+    """
     try:
         waiting = queue.backlog()
     except EventsUnavailable as failed:
@@ -66,7 +69,7 @@ def check_events(queue: Counted) -> list[Finding]:
             "then tasks are looked at every few seconds"
         )
         return [warning(EVENTS_QUEUE, f"can not be read: {failed}", mend)]
-    return [fine(EVENTS_QUEUE, f"can be read, about {waiting} messages wait")]
+    return [fine(EVENTS_QUEUE, f"is there, about {waiting} messages wait")]
 
 
 def _request(profile: Profile) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The AWS side: who we are, what we may, how much there may be, and what runs that nobody knows of."""
+"""The AWS side: whether it lets us in, how much there may be, and what runs that nobody knows of."""
 
 from __future__ import annotations
 
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aws",
-    "check_account",
     "check_clock",
     "check_quota",
     "check_rates",
     "check_role",
     "check_unknown_tasks",
-    "needed_actions",
 ]
 
 FARGATE_VCPUS: Final = {"FARGATE": "L-3032A538", "FARGATE_SPOT": "L-36FBB829"}
@@ -100,75 +98,6 @@ def _skew(whose: str, seconds: float) -> Finding:
     if abs(seconds) <= SKEW:
         return fine("clock", f"agrees with {whose}")
     return error("clock", f"{abs(seconds):.0f} s off from {whose}'s", "synchronise it: AWS refuses what is 300 s off")
-
-
-def needed_actions(profile: Profile, definition: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the daemon's role must allow, and on which ARNs, for this profile.
-
-    https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerservice.html
-    """
-    arn = str(definition["taskDefinitionArn"])
-    account = arn.partition(":task-definition/")[0]
-    name = profile.cluster.rpartition("/")[2]
-    roles = [str(role) for role in (definition.get("taskRoleArn"), definition.get("executionRoleArn")) if role]
-    needed = {
-        "ecs:RunTask": [arn],
-        "ecs:DescribeTasks": [f"{account}:task/{name}/any"],
-        "ecs:StopTask": [f"{account}:task/{name}/any"],
-        "ecs:ListTasks": ["*"],
-        "ecs:DescribeClusters": [f"{account}:cluster/{name}"],
-        "ecs:DescribeTaskDefinition": ["*"],
-    }
-    return needed | ({"iam:PassRole": roles} if roles else {})
-
-
-def check_account(aws: Aws, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
-    """Who we are and, as far as IAM lets us see it, whether that may do what the daemon does and pass the roles."""
-    if aws.local:
-        yield note("AWS account", f"{aws.ecs.meta.endpoint_url} is not AWS: nothing is known of rights and quotas")
-        return
-    try:
-        arn = aws.client("sts").get_caller_identity()["Arn"]
-    except (BotoCoreError, ClientError) as failed:
-        yield note("AWS account", f"could not be seen: {clean(str(failed))}")
-        return
-    yield fine("AWS account", f"we are {arn}")
-    if not definition:
-        return
-    yield from _rights(aws, arn, profile, definition)
-
-
-def _rights(aws: Aws, arn: str, profile: Profile, definition: Mapping[str, Any]) -> Iterator[Finding]:
-    """By IAM's own simulator. https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html"""
-    iam = aws.client("iam")
-    account = str(definition["taskDefinitionArn"]).partition(":task-definition/")[0]
-    context = {
-        "ecs:cluster": f"{account}:cluster/{profile.cluster.rpartition('/')[2]}",
-        "iam:PassedToService": "ecs-tasks.amazonaws.com",
-    }
-    entries = [
-        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-        for key, value in context.items()
-    ]
-    try:
-        principal = _role(iam, arn)
-        for action, resources in needed_actions(profile, definition).items():
-            answer = iam.simulate_principal_policy(
-                PolicySourceArn=principal, ActionNames=[action], ResourceArns=resources, ContextEntries=entries
-            )
-            for result in answer["EvaluationResults"]:
-                if result["EvalDecision"] != "allowed":
-                    what = f"may not {action} on {result.get('EvalResourceName', '*')} ({result['EvalDecision']})"
-                    yield error(f"IAM of {principal}", what, "allow it; docs/migrating.md has the whole policy")
-    except (BotoCoreError, ClientError) as failed:
-        yield note("IAM", f"rights could not be seen (iam:SimulatePrincipalPolicy): {clean(str(failed))}")
-
-
-def _role(iam: Any, arn: str) -> str:
-    """A session's ARN names its role without the role's path."""
-    if ":assumed-role/" not in arn:
-        return arn
-    return str(iam.get_role(RoleName=arn.split("/")[1])["Role"]["Arn"])
 
 
 def check_role(ours: Aws, theirs: Aws, role_arn: str) -> Iterator[Finding]:

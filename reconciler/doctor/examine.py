@@ -16,7 +16,6 @@ from reconciler.core.profiles import DEFAULT
 from reconciler.doctor.airflow import check_address, check_airflow
 from reconciler.doctor.aws import (
     Aws,
-    check_account,
     check_clock,
     check_quota,
     check_rates,
@@ -26,6 +25,7 @@ from reconciler.doctor.aws import (
 from reconciler.doctor.components import check_components, settings_of_shims
 from reconciler.doctor.database import check_database
 from reconciler.doctor.pools import read_pools
+from reconciler.doctor.rights import check_account
 from reconciler.ecs.client import make_client, make_queue_client
 from reconciler.ecs.events import EventQueue
 from reconciler.ecs.gateway import Gateway

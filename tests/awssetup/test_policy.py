@@ -22,14 +22,16 @@ from botocore import xform_name
 from reconciler.clock import SystemClock
 from reconciler.core import decide, runtask
 from reconciler.core.answer import Accepted
+from reconciler.core.finding import Level
 from reconciler.core.task import Workload
-from reconciler.doctor.aws import needed_actions
+from reconciler.doctor.rights import check_account, needed_actions
 from reconciler.ecs.client import make_client
 from reconciler.ecs.gateway import Gateway
 from reconciler.ecs.ratelimit import Limiter
 from reconciler.localecs import LocalEcs, Settings
 from tests.awssetup.conftest import REGION, deploy
 from tests.docs.pages import blocks
+from tests.doctor.account import account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,11 +209,17 @@ def test_the_daemon_may_read_the_queue_of_events_and_no_other(policy: list[dict[
     assert "*" not in queue
 
 
+def copied() -> list[dict[str, Any]]:
+    """The statements of docs/migrating.md, for this account."""
+    (block,) = [block for block in blocks(DOCS / "migrating.md") if '"Statement"' in block.text]
+    text = re.sub(r":R:A:", f":{REGION}:123456789012:", block.text).replace("::A:", "::123456789012:")
+    statements: list[dict[str, Any]] = json.loads(re.sub(r"\b(cluster|task)/C\b", rf"\1/{CLUSTER}", text))["Statement"]
+    return statements
+
+
 def test_the_pages_name_the_same_actions(policy: list[dict[str, Any]]) -> None:
     """The policy to be copied, for those who do not use the template, and the table that explains it."""
-    (block,) = [block for block in blocks(DOCS / "migrating.md") if '"Statement"' in block.text]
-    copied = json.loads(block.text)["Statement"]
-    assert actions(copied) == actions(policy) - FROM_THE_QUEUE
+    assert actions(copied()) == actions(policy)
     table = (DOCS / "security.md").read_text().partition("| action | for | limited to |")[2].partition("\n\n")[0]
     first = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
     # What other accounts need is in the template for those who name roles there.
@@ -233,11 +241,36 @@ def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[
     assert f"log-group:/ecs/{FAMILY}" in statement["Resource"]
 
 
-def test_doctor_asks_for_nothing_that_is_not_in_it(policy: list[dict[str, Any]]) -> None:
-    roles = {"taskRoleArn": "arn:aws:iam::1:role/t", "executionRoleArn": "arn:aws:iam::1:role/e"}
-    definition = {"taskDefinitionArn": f"{PREFIX}:task-definition/{FAMILY}:7", "family": FAMILY, **roles}
-    profile = runtask.Profile(cluster=CLUSTER, container_name="airflow", run_task={"taskDefinition": FAMILY})
-    assert set(needed_actions(profile, definition)) <= actions(policy)
+def asked_about(policy: list[dict[str, Any]]) -> tuple[runtask.Profile, dict[str, Any]]:
+    """A profile that needs all there is, and its task definition, of the roles and with the queue of a policy."""
+    on = {action: _list(s["Resource"]) for s in policy for action in _list(s["Action"])}
+    roles = dict(zip(("executionRoleArn", "taskRoleArn"), on["iam:PassRole"], strict=True))
+    (queue,) = on["sqs:ReceiveMessage"]
+    url = f"https://sqs.{REGION}.amazonaws.com/123456789012/{queue.rpartition(':')[2]}"
+    run_task = {"taskDefinition": FAMILY}
+    profile = runtask.Profile(cluster=CLUSTER, container_name="airflow", run_task=run_task, events_queue_url=url)
+    return profile, {"taskDefinitionArn": f"{PREFIX}:task-definition/{FAMILY}:7", "family": FAMILY, **roles}
+
+
+def test_doctor_asks_for_each_action_that_is_in_it_and_for_no_other(policy: list[dict[str, Any]]) -> None:
+    assert set(needed_actions(*asked_about(policy))) == actions(policy)
+
+
+@pytest.mark.parametrize("whose", ["the template", "the page"])
+def test_doctor_finds_nothing_wrong_with_a_role_of_this_policy(policy: list[dict[str, Any]], whose: str) -> None:
+    """Resources and context of its questions are those of the calls."""
+    statements = policy if whose == "the template" else copied()
+
+    def simulate(**asked: Any) -> Any:
+        (action,), (resource,) = asked["ActionNames"], asked["ResourceArns"]
+        context = {entry["ContextKeyName"]: entry["ContextKeyValues"][0] for entry in asked["ContextEntries"]}
+        decision = "allowed" if allowed(statements, action, resource, context) else "implicitDeny"
+        return {"EvaluationResults": [{"EvalDecision": decision}]}
+
+    user = {"get_caller_identity": {"Arn": "arn:aws:iam::123456789012:user/daemon"}}
+    iam = {"simulate_principal_policy": simulate}
+    aws = account(sts=user, iam=iam, sqs={"get_queue_attributes": {}})
+    assert [str(f) for f in check_account(aws, *asked_about(statements)) if f.level is not Level.OK] == []
 
 
 def test_the_search_finds_what_the_gateway_calls(recorded: list[tuple[str, dict[str, Any]]]) -> None:

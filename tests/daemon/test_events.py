@@ -106,7 +106,7 @@ def test_a_queue_that_can_not_be_read_is_said_and_keeps_nothing_from_its_work(si
 
 
 def test_doctor_looks_at_the_queue(site: Site) -> None:
-    assert "events_queue_url: can be read" in said(site)
+    assert "events_queue_url: is there" in said(site)
     url = f"{site.ecs.endpoint_url}/123456789012/nowhere"
     found = said(site, AIRFLOW__ECS_RECONCILER__EVENTS_QUEUE_URL=url)
     assert "events_queue_url: can not be read" in found

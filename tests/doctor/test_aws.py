@@ -1,4 +1,4 @@
-"""What is said of account, clock and quota, from AWS's answers."""
+"""What is said of clock, quota and roles of queues, from AWS's answers."""
 
 from __future__ import annotations
 
@@ -6,63 +6,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
-from reconciler.core.runtask import Profile
-from reconciler.doctor.aws import (
-    Aws,
-    check_account,
-    check_clock,
-    check_quota,
-    check_rates,
-    check_role,
-    needed_actions,
-)
+from reconciler.doctor.aws import check_clock, check_quota, check_rates, check_role
+from tests.doctor.account import DEFINITION, PROFILE, ROLE, account, lines, refusal
+
+if TYPE_CHECKING:
+    from reconciler.core.runtask import Profile
+    from reconciler.doctor.aws import Aws
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-PROFILE = Profile(
-    cluster="airflow", container_name="main", run_task={"taskDefinition": "task:3", "launchType": "FARGATE"}
-)
-DEFINITION = {
-    "taskDefinitionArn": "arn:aws:ecs:eu-central-1:123456789012:task-definition/task:3",
-    "taskRoleArn": "arn:aws:iam::123456789012:role/task",
-    "executionRoleArn": "arn:aws:iam::123456789012:role/exec",
-    "cpu": "1024",
-}
-ROLE = "arn:aws:iam::123456789012:role/path/daemon"
-
-
-def refusal(code: str, **headers: str) -> ClientError:
-    answer: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPHeaders": headers}}
-    return ClientError(answer, "Anything")
-
-
-def account(ecs: Any = None, endpoint: str = "https://ecs.eu-central-1.amazonaws.com", **services: Any) -> Aws:
-    """An account whose services answer what the test says: values, or errors to raise."""
-
-    def answering(answers: dict[str, Any]) -> Any:
-        def method(answer: Any) -> Any:
-            def call(*_: str, **asked: Any) -> Any:
-                found = answer(**asked) if callable(answer) else answer
-                if isinstance(found, Exception):
-                    raise found
-                return found
-
-            return call
-
-        return SimpleNamespace(**{name: method(answer) for name, answer in answers.items()})
-
-    client = answering(ecs or {})
-    client.meta = SimpleNamespace(endpoint_url=endpoint)
-    made: Any = SimpleNamespace(client=lambda service, **_: answering(services[service.replace("-", "_")]))
-    return Aws(made, "eu-central-1", client)
-
-
-def lines(found: Any) -> list[str]:
-    return [f"{f.level}: {f}" for f in found]
 
 
 def dated(at: datetime) -> dict[str, Any]:
@@ -86,48 +42,6 @@ def dated(at: datetime) -> dict[str, Any]:
 def test_clock_and_credentials(answer: Any, words: str) -> None:
     (line,) = lines(check_clock(account({"describe_clusters": answer}), "airflow", NOW.timestamp))
     assert words in line
-
-
-def simulate(denied: str) -> Any:
-    def answer(**asked: Any) -> Any:
-        assert asked["PolicySourceArn"] == ROLE
-        (action,) = asked["ActionNames"]
-        decision = "implicitDeny" if action == denied else "allowed"
-        return {"EvaluationResults": [{"EvalDecision": decision, "EvalResourceName": r} for r in asked["ResourceArns"]]}
-
-    return answer
-
-
-STS = {"get_caller_identity": {"Arn": "arn:aws:sts::123456789012:assumed-role/daemon/session"}}
-
-
-@pytest.mark.parametrize("action", sorted(needed_actions(PROFILE, DEFINITION)))
-def test_a_right_that_is_missing_is_named_with_what_it_is_missing_on(action: str) -> None:
-    iam = {"get_role": {"Role": {"Arn": ROLE}}, "simulate_principal_policy": simulate(action)}
-    found = lines(check_account(account(sts=STS, iam=iam), PROFILE, DEFINITION))
-    errors = [line for line in found if line.startswith("error")]
-    assert len(errors) == len(needed_actions(PROFILE, DEFINITION)[action])
-    assert all(f"may not {action} on " in line and ROLE in line for line in errors)
-
-
-def test_both_roles_of_the_task_are_asked_about() -> None:
-    assert needed_actions(PROFILE, DEFINITION)["iam:PassRole"] == [
-        DEFINITION["taskRoleArn"],
-        DEFINITION["executionRoleArn"],
-    ]
-    assert "iam:PassRole" not in needed_actions(PROFILE, {"taskDefinitionArn": "x"})
-
-
-def test_rights_that_can_not_be_seen_are_no_error() -> None:
-    iam = {"get_role": refusal("AccessDenied")}
-    found = lines(check_account(account(sts=STS, iam=iam), PROFILE, DEFINITION))
-    assert [line.partition(":")[0] for line in found] == ["ok", "note"]
-    assert "iam:SimulatePrincipalPolicy" in found[1]
-
-
-def test_where_there_is_no_aws_nothing_is_asked() -> None:
-    (line,) = lines(check_account(account(endpoint="http://127.0.0.1:4569"), PROFILE, DEFINITION))
-    assert "is not AWS" in line
 
 
 @pytest.mark.parametrize(
