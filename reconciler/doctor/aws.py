@@ -108,7 +108,10 @@ def check_role(ours: Aws, theirs: Aws, role_arn: str) -> Iterator[Finding]:
     try:
         theirs.client("sts").get_caller_identity()
     except (BotoCoreError, ClientError) as failed:
-        mend = "allow the daemon's role sts:AssumeRole on it, and let its trust policy name the daemon's role"
+        mend = (
+            "allow the daemon's role sts:AssumeRole on it, and let its trust policy name the daemon's role; with EKS "
+            "Pod Identity both allow sts:TagSession as well"
+        )
         yield error(where, f"can not be assumed: {clean(str(failed))}", mend)
         return
     try:

@@ -55,6 +55,9 @@ FROM_THE_QUEUE = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttrib
 """What reading `[ecs_reconciler] events_queue_url` takes."""
 IN_ANOTHER_ACCOUNT = {"sts:AssumeRole"}
 """What a queue's `role_arn` takes: allowed for the roles that QueueRoleArns names, and without one not at all."""
+OF_A_TAGGED_SESSION = {"sts:TagSession"}
+"""What it takes besides from a session whose tags go along. No call names it."""
+OIDC = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.us-east-1.amazonaws.com/id/ABC"
 
 
 @pytest.fixture
@@ -223,16 +226,34 @@ def test_the_pages_name_the_same_actions(policy: list[dict[str, Any]]) -> None:
     table = (DOCS / "security.md").read_text().partition("| action | for | limited to |")[2].partition("\n\n")[0]
     first = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
     # What other accounts need is in the template for those who name roles there.
-    assert set(re.findall(r"`(\w+:\w+)`", first)) == actions(policy) | IN_ANOTHER_ACCOUNT
+    assert set(re.findall(r"`(\w+:\w+)`", first)) == actions(policy) | IN_ANOTHER_ACCOUNT | OF_A_TAGGED_SESSION
 
 
-def test_roles_of_other_accounts_may_be_assumed_if_they_are_named(aws: boto3.Session) -> None:
+@pytest.mark.parametrize(
+    ("settings", "tagged"),
+    [
+        (["DaemonIdentity=pod-identity"], True),
+        # Of the role to which the policy is attached by hand nothing is known.
+        (["DaemonIdentity=none"], True),
+        (["DaemonIdentity=irsa", f"OidcProviderArn={OIDC}"], False),
+        (["DaemonIdentity=ec2"], False),
+    ],
+)
+def test_roles_of_other_accounts_may_be_assumed_if_they_are_named(
+    aws: boto3.Session, settings: list[str], tagged: bool
+) -> None:
+    """A session of EKS Pod Identity has tags, which go along to the next role, and that takes a right of its own:
+    https://docs.aws.amazon.com/eks/latest/userguide/pod-id-abac.html
+    """
     roles = [f"arn:aws:iam::{account}:role/airflow" for account in ("210987654321", "345678901234")]
-    found = deploy(aws, f"QueueRoleArns={','.join(roles)}", QueueRoleArns=",".join(roles))
+    found = deploy(aws, f"QueueRoleArns={','.join(roles)}", *settings, QueueRoleArns=",".join(roles))
     policy = _statements(aws, found["DaemonPolicyArn"])
-    assert all(allowed(policy, "sts:AssumeRole", role, {}) for role in roles)
-    assert not allowed(policy, "sts:AssumeRole", roles[0].replace("airflow", "admin"), {})
-    assert actions(policy) == named_in_the_code() | DEPENDENT
+    for role in roles:
+        assert allowed(policy, "sts:AssumeRole", role, {})
+        assert allowed(policy, "sts:TagSession", role, {}) == tagged
+        for action in IN_ANOTHER_ACCOUNT | OF_A_TAGGED_SESSION:
+            assert not allowed(policy, action, role.replace("airflow", "admin"), {})
+    assert actions(policy) == named_in_the_code() | DEPENDENT | (OF_A_TAGGED_SESSION if tagged else set())
 
 
 def test_the_api_server_may_read_logs_and_nothing_else(policies: dict[str, list[dict[str, Any]]]) -> None:

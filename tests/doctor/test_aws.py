@@ -93,6 +93,7 @@ THEIRS = "arn:aws:iam::210987654321:role/airflow"
     [
         (THEIRS, {}, f"ok: [ecs_reconciler] queues, role_arn {THEIRS}: can be assumed"),
         (THEIRS, refusal("AccessDenied"), "can not be assumed: An error occurred (AccessDenied)"),
+        (THEIRS, refusal("AccessDenied"), "with EKS Pod Identity both allow sts:TagSession as well"),
         (THEIRS, NoCredentialsError(), "can not be assumed: Unable to locate credentials; allow the daemon's role sts"),
         (ROLE, {}, f"warning: [ecs_reconciler] queues, role_arn {ROLE}: is of our own account"),
     ],
