@@ -114,8 +114,6 @@ class Shard:
         self._access = Access(metrics.called, clock, listing_interval=options.listing_interval)
         self._fallbacks = Fallbacks()
         self._trails = Trails(common.tracer)
-        limit = settings.profiles.limits(options.max_running_tasks).get(name, 0)
-        metrics.quota(limit, settings.profiles, options.max_cpu)
         self._store = SqlStore(
             common.engine,
             options.deployment,
@@ -216,6 +214,8 @@ class Shard:
     def _controllers(self, profiles: Profiles) -> tuple[Launch, list[Controller]]:
         settings, clock, metrics, store = self._common.settings, self._common.clock, self._metrics, self._store
         options = settings.options
+        limit = profiles.limits(options.max_running_tasks).get(self.name, 0)
+        metrics.quota(limit, profiles, options.max_cpu)
         launch = Launch(
             store,
             self._calls,
@@ -227,7 +227,7 @@ class Shard:
             ecs_gates=self._ecs_gates,
             api_gate=self._api_gate,
             fallbacks=self._fallbacks,
-            max_running_tasks=profiles.limits(options.max_running_tasks).get(self.name, 0),
+            max_running_tasks=limit,
             on_answer=metrics.answered,
             max_cpu=options.max_cpu,
             definition_of=Definitions(self._gateway, clock),

@@ -9,10 +9,9 @@ from reconciler.controllers import Result
 from reconciler.core import decide, identity, logs, runtask
 from reconciler.core.answer import Accepted, Answer, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
 from reconciler.core.gate import Gate
-from reconciler.core.parameters import on_fargate
 from reconciler.core.phase import Phase
 from reconciler.core.quota import CpuQuota, deal
-from reconciler.core.size import LARGEST, SMALLEST, VCPU, fargate_cpu
+from reconciler.core.size import LARGEST, VCPU, fargate_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -265,11 +264,12 @@ class Launch:
             if phases.get(Phase.PENDING) and not counts.holds.of(queue):
                 queues.setdefault(self._profiles.of_queue(queue).name, []).append(queue)
         found: dict[str, tuple[datetime, list[Workload]]] = {}
+        used = counts.cpu_by_shard.get(self._shard, 0)
         for profile in self._profiles.of_shard(self._shard):
             gate = self._gates.setdefault(profile.name, Gate())
             limit = self._max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
             free = gate.room(now, min(room, limit - counts.by_profile.get(profile.name, 0)))
-            if free <= 0 or profile.name not in queues or self._no_cpu_for(profile, counts):
+            if free <= 0 or profile.name not in queues or self._cpu.full(profile, used, counts.cpu_by_profile):
                 continue
             probing = gate.reason is not None or self._api_gate.reason is not None
             snapshot = self._store.launchable(PROBE_CHOICE if probing else free, queues[profile.name])
@@ -317,11 +317,6 @@ class Launch:
                 "raise [ecs_reconciler] max_running_vcpus, or ask for less"
             )
         return cpu
-
-    def _no_cpu_for(self, profile: Profile, counts: Counts) -> bool:
-        """Whether no task of a profile can fit, however small."""
-        left = self._cpu.left(profile.name, counts.cpu_by_shard.get(self._shard, 0), counts.cpu_by_profile)
-        return bool(on_fargate(profile.run_task)) and left < SMALLEST
 
     def _gate(self, w: Workload) -> Gate:
         """The gate of the profile that a workload was launched with."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
+from reconciler.core.parameters import on_fargate
+from reconciler.core.size import SMALLEST
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from reconciler.core.runtask import Profile
 
 __all__ = ["CpuQuota", "Size", "deal"]
 
@@ -60,6 +65,10 @@ class CpuQuota:
     def left(self, profile: str, used: int, used_by: Mapping[str, int]) -> int:
         """How much one profile could have now, if no other wanted any."""
         return min(self._limit - used, self._own(profile) - used_by.get(profile, 0))
+
+    def full(self, profile: Profile, used: int, used_by: Mapping[str, int]) -> bool:
+        """Whether no task of a profile can fit, however small."""
+        return bool(on_fargate(profile.run_task)) and self.left(profile.name, used, used_by) < SMALLEST
 
     def fitting(self, wanted: Sequence[Size], used: int, used_by: Mapping[str, int], turn: int) -> list[bool]:
         """Which of the tasks that wait may have their units now. They come in their order; `used` is in all."""

@@ -227,7 +227,8 @@ QUOTA_USED: Final = _add(
 QUOTA_HEADROOM: Final = _add(
     Kind.GAUGE,
     "quota_headroom",
-    "How many more may be launched now: what the profile's share and the deployment's total leave.",
+    "How many more may be launched now: what the profile's share and the deployment's total leave; 0 while "
+    "max_running_vcpus leaves less than Fargate's smallest task needs, a quarter of a vCPU.",
     "shard",
     "profile",
 )
@@ -261,7 +262,8 @@ QUOTA_EXCEEDED: Final = _add(
 QUOTA_FULL_IN: Final = _add(
     Kind.GAUGE,
     "quota_full_in_seconds",
-    "Seconds until the quota is full if it goes on filling as in the last minute; +Inf while it does not fill.",
+    "Seconds until the quota is full if it goes on filling as in the last minute; +Inf while it does not fill, 0 while "
+    "there is no headroom.",
     "shard",
     "profile",
     unit="seconds",

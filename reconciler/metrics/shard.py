@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reconciler.core.answer import Answer
     from reconciler.core.identity import Launched
     from reconciler.core.profiles import Profiles
+    from reconciler.core.runtask import Profile
     from reconciler.core.task import EcsTask, Workload
     from reconciler.ecs.ratelimit import Level
     from reconciler.metrics.board import Board
@@ -69,7 +70,8 @@ class Shard:
         self._shard_of: Callable[[str], str] = lambda _: name
         self._limit: int | None = None
         self._shares: dict[str, int] = {}
-        self._cpu_limits: dict[str, int | None] = {}
+        self._profiles: list[Profile] = []
+        self._cpu = CpuQuota(None, {})
         self._orphans = 0
         self.leads = False
         self._lock = threading.RLock()
@@ -93,13 +95,13 @@ class Shard:
 
     def quota(self, max_running_tasks: int, profiles: Profiles, max_cpu: int | None = None) -> None:
         """How many ECS tasks may exist at once in this shard, and what part of it each of its profiles may have; the
-        same in CPU units on Fargate."""
+        same in CPU units on Fargate. `profiles` are those that it launches with."""
         self._limit = max_running_tasks
-        cpu = CpuQuota(max_cpu, {profile.name: profile.max_cpu for profile in profiles.of_shard(self._name)})
-        self._cpu_limits = {profile.name: cpu.limit(profile.name) for profile in profiles.of_shard(self._name)}
+        self._profiles = profiles.of_shard(self._name)
+        self._cpu = CpuQuota(max_cpu, {profile.name: profile.max_cpu for profile in self._profiles})
         self._shares = {
             profile.name: max_running_tasks if profile.max_running_tasks is None else profile.max_running_tasks
-            for profile in profiles.of_shard(self._name)
+            for profile in self._profiles
         }
         self._profile_of = lambda queue: profiles.of_queue(queue).name
         self._shard_of = lambda queue: profiles.of_queue(queue).shard
@@ -289,11 +291,8 @@ class Shard:
         self._board.replace(catalogue.QUEUE_HELD, self._name, holds)
         self._show(catalogue.UNACKNOWLEDGED, unacknowledged)
         self._show(catalogue.OLDEST_UNACKNOWLEDGED, longest)
-        self._quota(used, self._monotonic())
+        self._quota(used, cpu, self._monotonic())
         self._exceeded(sum(used.values()))
-        for profile, limit in self._cpu_limits.items():
-            self._show(catalogue.QUOTA_VCPUS_USED, cpu[profile] / VCPU, profile)
-            self._show(catalogue.QUOTA_VCPUS_LIMIT, float("inf") if limit is None else limit / VCPU, profile)
 
     def seen(self, orphans: int, breakers: Mapping[str, bool], levels: Mapping[str, Level]) -> None:
         """What sweep, adopt and the rate limits know."""
@@ -346,7 +345,7 @@ class Shard:
                     catalogue.OBSERVATION_LAG, lag, self._name, moment, exemplar={"exec_id": new.exec_id}
                 )
 
-    def _quota(self, used: Mapping[str, int], now: float) -> None:
+    def _quota(self, used: Mapping[str, int], cpu: Counter[str], now: float) -> None:
         """How full each profile is, and how fast it fills."""
         self._used.append((now, used))
         window = now - RATE_WINDOW.total_seconds()
@@ -357,14 +356,17 @@ class Shard:
         then, before = self._used[0]
         passed = now - then
         left = max(0, (self._limit or 0) - sum(used.values()))
-        for profile, share in self._shares.items():
-            headroom = max(0, min(left, share - used[profile]))
-            grown = used[profile] - before.get(profile, 0)
+        for profile in self._profiles:
+            name, share, cpu_limit = profile.name, self._shares[profile.name], self._cpu.limit(profile.name)
+            headroom = 0 if self._cpu.full(profile, cpu.total(), cpu) else max(0, min(left, share - used[name]))
+            grown = used[name] - before.get(name, 0)
             full_in = headroom * passed / grown if grown > 0 else float("inf")
-            self._show(catalogue.QUOTA_LIMIT, share, profile)
-            self._show(catalogue.QUOTA_USED, used[profile], profile)
-            self._show(catalogue.QUOTA_HEADROOM, headroom, profile)
-            self._show(catalogue.QUOTA_FULL_IN, full_in if headroom else 0.0, profile)
+            self._show(catalogue.QUOTA_LIMIT, share, name)
+            self._show(catalogue.QUOTA_USED, used[name], name)
+            self._show(catalogue.QUOTA_HEADROOM, headroom, name)
+            self._show(catalogue.QUOTA_FULL_IN, full_in if headroom else 0.0, name)
+            self._show(catalogue.QUOTA_VCPUS_USED, cpu[name] / VCPU, name)
+            self._show(catalogue.QUOTA_VCPUS_LIMIT, float("inf") if cpu_limit is None else cpu_limit / VCPU, name)
         self._show(catalogue.QUOTA_DEPLOYMENT, self._limit or 0)
         self._show(catalogue.LAUNCH_RATE, len(self._accepted) / RATE_WINDOW.total_seconds())
 

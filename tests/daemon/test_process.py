@@ -49,6 +49,15 @@ def test_it_serves_on_ipv6_and_logs_an_address_that_can_be_opened(site: Site, ho
         assert daemon.get("/livez")[0] == 200
 
 
+def test_the_headroom_is_judged_by_the_capacity_that_the_cluster_gives(site: Site) -> None:
+    """Nothing here names Fargate, and its smallest task does not fit."""
+    with site.daemon(AIRFLOW__ECS_RECONCILER__MAX_RUNNING_VCPUS="0.2") as daemon:
+        daemon.until_it_says("this replica leads")
+        site.until(lambda: daemon.metric("ecs_reconciler_quota_deployment_limit") == 500, daemon.log)
+        assert daemon.metric("ecs_reconciler_quota_limit") == 500
+        assert daemon.metric("ecs_reconciler_quota_headroom") == 0
+
+
 def test_a_second_replica_stands_by_and_takes_over_at_once_when_the_first_is_told_to_go(site: Site) -> None:
     with site.daemon("one.log") as one:
         one.until_it_says("this replica leads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from reconciler.core.task import EcsTask
 from reconciler.metrics.shard import QUEUES
 from reconciler.store.census import Census, Group, take_census
 from reconciler.store.holds import hold, resume
-from tests.metrics.meter import NOW, PROFILES, SHARD, Meter, launching
+from tests.metrics.meter import NOW, PROFILES, SHARD, SMALL, Meter, launching
 
 if TYPE_CHECKING:
     from tests.conftest import Deployment
@@ -120,6 +121,41 @@ def test_vcpus_are_shown_beside_their_limit() -> None:
     meter.shard.count(lambda: Census(NOW, ()))
     assert meter.value("quota_vcpus_used", profile="default") == 0
     assert meter.value("quota_vcpus_limit", profile="default") == 4
+
+
+@pytest.mark.parametrize(
+    ("default", "small", "headroom"),
+    [
+        ((0, 0), (0, 0), {"default": 10, "small": 3, "instances": 10}),
+        # What is left of 4 vCPU is one task of the smallest size, and then less than that.
+        ((5, 3840), (0, 0), {"default": 5, "small": 3, "instances": 5}),
+        ((5, 3841), (0, 0), {"default": 0, "small": 0, "instances": 5}),
+        ((4, 2048), (1, 2048), {"default": 0, "small": 0, "instances": 5}),
+        # The queue's own limit is 0.5 vCPU.
+        ((4, 1024), (1, 256), {"default": 5, "small": 2, "instances": 5}),
+        ((4, 1024), (1, 512), {"default": 5, "small": 0, "instances": 5}),
+    ],
+)
+def test_there_is_no_headroom_where_no_vcpus_are_left(
+    default: tuple[int, int], small: tuple[int, int], headroom: dict[str, int]
+) -> None:
+    """As the daemon decides: where Fargate runs the profile's tasks, and whatever slots are free."""
+    fargate = {"launchType": "FARGATE"}
+    profiles = Profiles(
+        replace(PROFILES.default, run_task=fargate),
+        {
+            "small": replace(SMALL, run_task=fargate, max_cpu=512),
+            "instances": replace(SMALL, name="instances", run_task={"launchType": "EC2"}, max_running_tasks=None),
+        },
+    )
+    meter = Meter()
+    meter.shard.quota(10, profiles, 4096)
+    both = (("default", default), ("small", small))
+    groups = tuple(Group(name, name, Phase.RUNNING, count, NOW, cpu=cpu) for name, (count, cpu) in both)
+    meter.shard.count(lambda: Census(NOW, groups))
+    assert {name: meter.value("quota_headroom", profile=name) for name in headroom} == headroom
+    full = {name for name in headroom if meter.value("quota_full_in_seconds", profile=name) == 0}
+    assert full == {name for name, room in headroom.items() if room == 0}
 
 
 @pytest.mark.parametrize(
