@@ -166,14 +166,15 @@ class Adopt:
         """Stop live tasks of this deployment that no workload claims, after two listings and a grace period."""
         live = {launched: task for launched, task in self._ours.items() if not task.stopped}
         rows = {w.exec_id: w for w in self._store.find({exec_id for exec_id, _ in live}).workloads}
+        unclaimed = {task.arn for (exec_id, n), task in live.items() if not _claims(rows.get(exec_id), n, task)}
+        orphans = self._still_live(unclaimed, failures)
         now = self._clock.monotonic()
-        orphans = {task.arn: task for (exec_id, n), task in live.items() if not _claims(rows.get(exec_id), n, task)}
         known = self.orphans
         self.orphans = {arn: known.get(arn, now) for arn in orphans}
         if not self.breaker.look(len(orphans), len(live)):
             return 0
         stopped = 0
-        for arn in orphans:
+        for arn in sorted(orphans):
             if self._clock.monotonic() - now > STOP_FOR:
                 break  # ECS is slow, or silent: the others are orphans in the next listing as well
             if arn in known and now - known[arn] >= self._orphan_grace:
@@ -182,6 +183,25 @@ class Adopt:
                     self._on_orphan("stopped")
                     stopped += 1
         return stopped
+
+    def _still_live(self, unclaimed: Collection[str], failures: Failures) -> set[str]:
+        """Those of the unclaimed tasks that live. Those that ECS does not show now stay what they were before.
+
+        A round may take minutes: a task that it found running may have ended since, and its workload with it or gone on
+        to its next launch.
+        """
+        until = self._clock.monotonic() + LIST_FOR
+        live = {arn for arn in unclaimed if arn in self.orphans}
+        arns_of: dict[str, list[str]] = {}
+        for arn in sorted(unclaimed):
+            arns_of.setdefault(self._cluster_of(arn), []).append(arn)
+        for cluster, arns in sorted(arns_of.items()):
+            if self._clock.monotonic() >= until:
+                break
+            with failures.contained():
+                for task in self._ecs.describe(cluster, arns).tasks:
+                    (live.discard if task.stopped else live.add)(task.arn)
+        return live
 
     def _cluster_of(self, arn: str) -> str:
         """The cluster's name in a task's ARN: arn:aws:ecs:REGION:ACCOUNT:task/CLUSTER/ID."""

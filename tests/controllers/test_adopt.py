@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
 from reconciler.controllers.adopt import LIST_FOR
 from reconciler.core.errors import EcsUnavailable
 from reconciler.core.phase import Phase
+from reconciler.core.profiles import Profiles
 from reconciler.localecs import ResponseLost
 from tests.controllers.steps import SERVER_ERROR, ended
-from tests.world import DEPLOYMENT, FAMILY, World
+from tests.world import CONTAINER, DEPLOYMENT, FAMILY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from reconciler.core.task import EcsTask
+
+LATER = "later-task"
+"""A task definition. Of two, the one whose name comes later is listed first."""
 
 
 def lost_answer(world: World, minutes: float, *, after_effect: bool) -> None:
@@ -141,6 +153,100 @@ def test_a_task_of_ours_that_no_row_claims_is_stopped_after_its_grace(world: Wor
     world.run(300, step=5)
     assert not world.live()
     assert world.replica.orphans == ["stopped"]
+
+
+def while_one_round_lists(world: World, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The first round of adopt, in which so much time passes for all else between one listing and the next."""
+    listed: list[str] = []
+    real = world.replica.gateway.list_tasks
+
+    def slow(cluster: str, family: str, *, stopped: bool) -> Sequence[EcsTask]:
+        if listed:
+            world.run(seconds)
+        listed.append(family)
+        return real(cluster, family, stopped=stopped)
+
+    monkeypatch.setattr(world.replica.gateway, "list_tasks", slow)
+    world.replica.adopt.reconcile(world.lease())
+    assert listed == [LATER, FAMILY]
+    world.replica.adopt.reconcile(world.lease())
+
+
+@pytest.fixture
+def two_families() -> Iterator[World]:
+    """With a queue whose task definition is another. It is listed before the default's, when the test says so."""
+    world = World()
+    later = replace(world.profile, name="later", run_task={**world.profile.run_task, "taskDefinition": LATER})
+    world.profiles = Profiles(world.profile, {"later": later})
+    world.model.call(
+        "RegisterTaskDefinition",
+        {
+            "family": LATER,
+            "networkMode": "awsvpc",
+            "requiresCompatibilities": ["FARGATE"],
+            "cpu": "256",
+            "memory": "512",
+            "containerDefinitions": [{"name": CONTAINER, "image": "airflow"}],
+        },
+        world.ecs_now,
+    )
+    world.restart()
+    world.replica.controllers.remove(world.replica.adopt)
+    yield world
+    world.close()
+
+
+def test_what_ends_while_others_are_listed_is_no_orphan(two_families: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = two_families
+    world.behaviour.seconds = 100
+    names = [f"w{n}" for n in range(12)]
+    world.queue(*names, queue="later")
+    world.run(10)
+    assert {world.row(name).phase for name in names} == {Phase.RUNNING}
+    while_one_round_lists(world, monkeypatch, 120)
+    assert {world.row(name).phase for name in names} == {Phase.EXITED}
+    assert world.replica.adopt.orphans == {}
+    assert not world.replica.adopt.breaker.tripped
+
+
+def test_what_is_launched_again_while_others_are_listed_is_no_orphan(
+    two_families: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = two_families
+    world.behaviour.seconds = 7200
+    world.model.faults.on_start("CannotPullContainerError: no")
+    world.queue("a", queue="later")
+    world.replica.step()
+    while_one_round_lists(world, monkeypatch, 60)
+    assert (world.row("a").phase, world.row("a").attempt) == (Phase.RUNNING, 2)
+    assert world.replica.adopt.orphans == {}
+
+
+def test_a_task_whose_workload_has_ended_long_ago_is_stopped_after_its_grace(world: World) -> None:
+    world.queue("a")
+    ended(world, "a")
+    world.run(3600, step=20)
+    world.behaviour.seconds = 1e6
+    arn = world.start_foreign(f"{DEPLOYMENT}/a/1")
+    world.run(590, step=5)
+    assert [task["taskArn"] for task in world.live()] == [arn]
+    world.run(300, step=5)
+    assert not world.live()
+
+
+def test_an_orphan_is_stopped_although_ecs_can_not_be_asked_for_it_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.behaviour.seconds = 1e6
+    world.start_foreign(f"{DEPLOYMENT}/nobody/1")
+    world.run(590, step=5)
+
+    def refused(*_: object) -> None:
+        raise EcsUnavailable("no answer")
+
+    monkeypatch.setattr(world.replica.gateway, "describe", refused)
+    world.run(300, step=5)
+    assert not world.live()
 
 
 @pytest.mark.parametrize("started_by", ["other/a/1", "somebody", f"{DEPLOYMENT}x/a/1", f"{DEPLOYMENT}/a"])
