@@ -81,6 +81,9 @@ class Description:
     tasks: tuple[EcsTask, ...] = ()
     missing: frozenset[str] = frozenset()
     unreadable: tuple[str, ...] = ()
+    no_cluster: bool = False
+    """ECS knows no such cluster, so that all that was asked for is MISSING. It was deleted, or it was looked for in
+    another region or account."""
 
 
 class Store(Protocol):
@@ -160,7 +163,7 @@ class Ecs(Protocol):
         """All tasks of a family that ECS shows as running, and if wanted the `stopped` ones, whoever started them."""
 
     def stop(self, cluster: str, arn: str, reason: str) -> None:
-        """StopTask. A task that is already gone is a success."""
+        """StopTask. A task that is already gone is a success, and so is one whose cluster is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,11 @@ class Failures:
         try:
             yield
         except (EcsThrottled, EcsUnavailable) as error:
-            self._errors.append(error)
+            self.add(error)
+
+    def add(self, error: EcsThrottled | EcsUnavailable) -> None:
+        """Remember an error that was found otherwise."""
+        self._errors.append(error)
 
     def throw(self) -> None:
         """At the end of the pass: raise the first of them, so that the manager backs off and counts."""

@@ -139,7 +139,10 @@ class Adopt:
             if self._clock.monotonic() >= until:
                 break
             with failures.contained():
-                if self._ecs.describe(cluster, sorted(arns)).missing:
+                shown = self._ecs.describe(cluster, sorted(arns))
+                if shown.no_cluster:
+                    continue
+                if shown.missing:
                     return clusters
                 blind.remove(cluster)
         return blind

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from reconciler.controllers import Failures, Result
 from reconciler.core import decide
 from reconciler.core.breaker import Breaker
+from reconciler.core.errors import NoSuchCluster
 from reconciler.core.freshness import Freshness
 from reconciler.core.phase import LIVE, Desired, Phase
 from reconciler.core.sweep import Staleness, polling, with_events
@@ -51,6 +52,8 @@ class Sweep:
         self._missed: dict[str, tuple[int, datetime, datetime]] = {}
         """How many looks in a row did not find a task, and when the first and the last of them were, by the database's
         clock."""
+        self._shown_at: dict[str, datetime] = {}
+        """When ECS last showed any task that is known, by account and region: what its ARN begins with."""
         self._freshness = freshness or Freshness()
         self._staleness = Staleness()
         self._look_at = 0.0
@@ -66,6 +69,7 @@ class Sweep:
             # What was seen while this replica led before are not looks in a row any more.
             self._epoch = lease.epoch
             self._missed.clear()
+            self._shown_at.clear()
             self._staleness.clear()
         failures = Failures()
         changed = self._look(lease, failures)
@@ -107,12 +111,14 @@ class Sweep:
             arns_of.setdefault(by_arn[arn].cluster or "", []).append(arn)
         changes: list[Change] = []
         lost: list[Change] = []
+        nowhere: set[str] = set()
         for cluster, arns in sorted(arns_of.items()):
             self._staleness.looked(arns, looked_at)
             shown = Description()
             with failures.contained():
                 shown = self._ecs.describe(cluster, arns)
             for task in shown.tasks:
+                self._shown_at[_place(task.arn)] = now
                 self._missed.pop(task.arn, None)
                 w = by_arn[task.arn]
                 if new := decide.observed(w, task, now):
@@ -120,20 +126,41 @@ class Sweep:
                     if new.phase is not w.phase or task.stopped:
                         self._freshness.shown(task.arn, task.version, looked_at)
             for arn in sorted(shown.missing):
-                misses, since, last = self._missed.get(arn, (0, now, now))
-                if now - last > self._policy.missing_grace:
-                    misses, since = 0, now  # nobody has looked meanwhile
-                self._missed[arn] = misses + 1, since, now
+                misses, since = self._miss(arn, now)
                 w = by_arn[arn]
-                if misses + 1 >= MISSES and (new := decide.missing(w, since, now, self._policy)):
+                if shown.no_cluster and w.desired is Desired.RUN:
+                    nowhere.add(arn)
+                proven = misses >= MISSES and (arn not in nowhere or self._right_place(arn))
+                if proven and (new := decide.missing(w, since, now, self._policy)):
                     # One that Airflow does not want any more can tell nothing wrong. Were the breaker to hold it too, a
                     # daemon that was away for longer than ECS remembers would find a full quota that never empties.
                     (lost if w.desired is Desired.RUN else changes).append((w, new))
+        if alone := sorted({by_arn[arn].cluster or "" for arn in nowhere if not self._right_place(arn)}):
+            # Where others are shown this would only make looks at them rarer.
+            names = ", ".join(alone)
+            failures.add(NoSuchCluster(f"no cluster {names}, and no other task is shown: is it the right region?"))
         self._missed = {arn: missed for arn, missed in self._missed.items() if arn in by_arn}
         wanted = sum(w.desired is Desired.RUN for w in by_arn.values())
         if self.breaker.look(self._suspicious(now, by_arn), wanted):
             changes += lost
         return len(self._store.save(changes, lease)) if changes else 0
+
+    def _miss(self, arn: str, now: datetime) -> tuple[int, datetime]:
+        """Count a look that did not find a task. Returns how many did not in a row, and since when."""
+        misses, since, last = self._missed.get(arn, (0, now, now))
+        if now - last > self._policy.missing_grace:
+            misses, since = 0, now  # nobody has looked meanwhile
+        self._missed[arn] = misses + 1, since, now
+        return misses + 1, since
+
+    def _right_place(self, arn: str) -> bool:
+        """Whether ECS has shown a known task of the same account and region since it first did not show this one.
+
+        With a wrong region or wrong credentials ECS knows none of our clusters, and their tasks run. The breaker does
+        not hold for fewer than ten.
+        """
+        shown_at = self._shown_at.get(_place(arn))
+        return shown_at is not None and shown_at >= self._missed[arn][1]
 
     def _suspicious(self, now: datetime, by_arn: Mapping[str, Workload]) -> int:
         """How many wanted tasks are MISSING, once one of them may be called lost.
@@ -144,3 +171,8 @@ class Sweep:
         """
         missed = [since for arn, (_, since, _) in self._missed.items() if by_arn[arn].desired is Desired.RUN]
         return len(missed) if any(now - since >= self._policy.missing_grace for since in missed) else 0
+
+
+def _place(arn: str) -> str:
+    """Account and region of a task: arn:aws:ecs:REGION:ACCOUNT."""
+    return arn.rpartition(":")[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["EcsThrottled", "EcsUnavailable", "EventsUnavailable", "LeaseLost", "ReconcilerError", "StartError"]
-__all__ += ["StoreUnavailable"]
+__all__ = ["EcsThrottled", "EcsUnavailable", "EventsUnavailable", "LeaseLost", "NoSuchCluster", "ReconcilerError"]
+__all__ += ["StartError", "StoreUnavailable"]
 
 
 class ReconcilerError(Exception):
@@ -16,6 +16,10 @@ class EcsThrottled(ReconcilerError):
 
 class EcsUnavailable(ReconcilerError):
     """ECS can not be reached or will not serve this account now. Whether the call had an effect is unknown."""
+
+
+class NoSuchCluster(EcsUnavailable):
+    """ECS knows no such cluster: it was deleted, or this is another region or account than that of its tasks."""
 
 
 class EventsUnavailable(ReconcilerError):

@@ -28,7 +28,7 @@ from botocore.exceptions import (
 )
 
 from reconciler.core.answer import Answer, Blocked, Existing, Invalid, NotStarted, Throttled, Unknown
-from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.core.errors import EcsThrottled, EcsUnavailable, NoSuchCluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,12 +81,18 @@ class Verdict:
 
     def error(self) -> EcsThrottled | EcsUnavailable:
         """What it means for every other call."""
+        if self._no_cluster:
+            return NoSuchCluster(self.reason)
         return EcsThrottled(self.reason) if self.meaning is Meaning.THROTTLED else EcsUnavailable(self.reason)
 
     @property
     def task_is_gone(self) -> bool:
-        """Whether StopTask was refused because ECS does not know the task any more."""
-        return self.code in _WRAPPING and _GONE.search(self.reason) is not None
+        """Whether StopTask was refused because ECS does not know the task, or its cluster, any more."""
+        return self._no_cluster or (self.code in _WRAPPING and _GONE.search(self.reason) is not None)
+
+    @property
+    def _no_cluster(self) -> bool:
+        return self.meaning is Meaning.BLOCKED and self.code == _NO_CLUSTER
 
 
 class CallFailedError(Exception):
@@ -96,6 +102,8 @@ class CallFailedError(Exception):
         super().__init__(verdict.reason)
         self.verdict = verdict
 
+
+_NO_CLUSTER: Final = "ClusterNotFoundException"
 
 _CODES: Final[Mapping[str, tuple[Meaning, str]]] = {
     "ConflictException": (Meaning.CONFLICT, "client_error"),
@@ -139,7 +147,7 @@ _CODES: Final[Mapping[str, tuple[Meaning, str]]] = {
     ),
     # The account or the cluster, whatever the workload.
     **dict.fromkeys(
-        ("BlockedException", "ClusterNotFoundException", "UnknownOperationException"),
+        ("BlockedException", _NO_CLUSTER, "UnknownOperationException"),
         (Meaning.BLOCKED, "client_error"),
     ),
     # What was asked.

@@ -13,7 +13,7 @@ import structlog
 
 from reconciler.core import identity, runtask
 from reconciler.core.answer import Accepted, Answer, Invalid, Throttled, Unknown
-from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.core.errors import EcsThrottled, EcsUnavailable, NoSuchCluster
 from reconciler.core.phase import Desired
 from reconciler.ecs.errors import BOTO_ERRORS, CallFailedError, Meaning, TooLateError, classify, not_started
 from reconciler.ecs.ratelimit import Call
@@ -129,7 +129,10 @@ class Gateway:
 
     def describe(self, cluster: str, arns: Sequence[str]) -> Description:
         """DescribeTasks, in batches. A task that is neither shown nor MISSING is in neither part of the answer."""
-        return self._describe(Call.SWEEP, cluster, arns)
+        try:
+            return self._describe(Call.SWEEP, cluster, arns)
+        except NoSuchCluster:
+            return Description(missing=frozenset(arns), no_cluster=True)
 
     def list_tasks(self, cluster: str, family: str, *, stopped: bool) -> Sequence[EcsTask]:
         """ListTasks, all pages, then DescribeTasks, because a listing shows ARNs only.
@@ -147,7 +150,7 @@ class Gateway:
         return shown.tasks
 
     def stop(self, cluster: str, arn: str, reason: str) -> None:
-        """StopTask. A task that ECS does not know any more has stopped."""
+        """StopTask. A task that ECS does not know any more has stopped: a cluster with tasks can not be deleted."""
         try:
             self._call(Call.STOP, "StopTask", lambda: self._client.stop_task(cluster=cluster, task=arn, reason=reason))
         except CallFailedError as failed:

@@ -22,7 +22,7 @@ from botocore.session import get_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.core.errors import EcsThrottled, EcsUnavailable, NoSuchCluster
 from reconciler.ecs.errors import Meaning, TooLateError, classify, not_started
 
 UNKNOWN, CONFLICT, THROTTLED, BLOCKED, INVALID = Meaning
@@ -167,7 +167,8 @@ def test_a_call_that_was_held_back_is_unknown() -> None:
 @pytest.mark.parametrize(("code", "meaning", "_"), CODES)
 def test_other_calls_raise_throttled_or_unavailable(code: str, meaning: Meaning, _: str) -> None:
     error = classify(refusal(code), sent=True).error()
-    assert type(error) is (EcsThrottled if meaning is THROTTLED else EcsUnavailable)
+    no_cluster = code == "ClusterNotFoundException"
+    assert type(error) is (EcsThrottled if meaning is THROTTLED else NoSuchCluster if no_cluster else EcsUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -176,11 +177,11 @@ def test_other_calls_raise_throttled_or_unavailable(code: str, meaning: Meaning,
         ("InvalidParameterException", "The referenced task was not found.", True),
         ("ClientException", "Task not found", True),
         ("InvalidParameterException", "Task Identifier is invalid", False),
-        ("ClusterNotFoundException", "The referenced task was not found.", False),
+        ("ClusterNotFoundException", "Cluster not found.", True),
         ("AccessDeniedException", "task not found", False),
     ],
 )
-def test_only_an_unknown_task_counts_as_gone(code: str, message: str, gone: bool) -> None:
+def test_only_an_unknown_task_or_cluster_counts_as_gone(code: str, message: str, gone: bool) -> None:
     assert classify(refusal(code, message), sent=True).task_is_gone is gone
 
 

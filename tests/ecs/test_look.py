@@ -13,9 +13,10 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from msgspec import Raw
 
-from reconciler.core.errors import EcsThrottled, EcsUnavailable
+from reconciler.core.errors import EcsThrottled, EcsUnavailable, NoSuchCluster
 from reconciler.ecs.shown import ecs_task
 from reconciler.localecs import AwsError, ResponseLost, Settings
+from reconciler.seams import Description
 from tests.ecs.world import PROFILE, REGION, T0, eventually, launching
 
 if TYPE_CHECKING:
@@ -262,9 +263,15 @@ def test_stopping_again_and_stopping_what_is_gone_succeed(world: World) -> None:
     world.gateway.stop("default", arn[:-4] + "0000", "test")
 
 
-def test_stopping_in_a_cluster_that_is_not_there_is_an_error(world: World) -> None:
-    with pytest.raises(EcsUnavailable, match="Cluster not found"):
-        world.gateway.stop("elsewhere", "arn", "test")
+def test_in_a_cluster_that_is_not_there_all_tasks_are_missing_and_none_is_to_be_stopped(world: World) -> None:
+    (arn,) = launch(world, 1)
+    assert world.gateway.describe("elsewhere", [arn]) == Description(missing=frozenset({arn}), no_cluster=True)
+    world.gateway.stop("elsewhere", arn, "test")
+
+
+def test_a_listing_of_a_cluster_that_is_not_there_is_not_empty_but_an_error(world: World) -> None:
+    with pytest.raises(NoSuchCluster, match="Cluster not found"):
+        world.gateway.list_tasks("elsewhere", "airflow-task", stopped=True)
 
 
 @pytest.mark.parametrize("operation", ["DescribeTasks", "ListTasks", "StopTask"])
