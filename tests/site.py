@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 
     from reconciler.localecs import LocalEcs
 
+
+def _ipv6() -> tuple[str, ...]:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return "::1", "::"
+    return ()
+
+
+IPV6 = _ipv6()
+"""Where to listen for IPv6. Nowhere, if this machine has none, as a container may have none."""
 SECRET = "a-secret-of-sixty-four-characters-or-more-that-nobody-else-knows-00"
 
 

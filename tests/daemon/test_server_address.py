@@ -11,11 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from reconciler.server import HttpServer, authority
+from tests.site import IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 
 
 @contextmanager
@@ -35,8 +34,7 @@ def served(host: str) -> Iterator[int]:
         ("127.0.0.1", ["127.0.0.1"]),
         ("0.0.0.0", ["127.0.0.1"]),  # noqa: S104 - for as long as the test takes
         ("localhost", ["127.0.0.1"]),
-        pytest.param("::1", ["::1"], marks=needs_ipv6),
-        pytest.param("::", ["::1", "127.0.0.1"], marks=needs_ipv6),
+        *((host, ["127.0.0.1", "::1"] if host == "::" else [host]) for host in IPV6),
     ],
 )
 def test_it_answers_at_the_addresses_that_its_host_means(host: str, at: list[str]) -> None:
@@ -46,7 +44,6 @@ def test_it_answers_at_the_addresses_that_its_host_means(host: str, at: list[str
                 assert answer.read() == b"alive\n"
 
 
-@needs_ipv6
 def test_a_name_of_both_families_is_served_by_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = [
         (family, socket.SOCK_STREAM, 0, "", (address, 0))
