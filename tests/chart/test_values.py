@@ -50,11 +50,11 @@ def test_without_airflows_config_the_api_servers_service_is_named(helm: Helm) ->
 
 
 def test_options_are_written_as_airflow_reads_them(helm: Helm) -> None:
-    ours = {"max_running_tasks": 2000000, "launch_rate": 9.5, "deployment": "prod"}
+    ours = {"max_running_tasks": 1000000, "launch_rate": 9.5, "deployment": "prod"}
     theirs = {"assign_public_ip": False, "run_task_kwargs": {"tags": [{"key": "a", "value": "b"}]}}
     options = helm.render({"config": {"ecs_reconciler": ours, "aws_ecs_executor": theirs}}).options
     assert options == {
-        "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "2000000",
+        "AIRFLOW__ECS_RECONCILER__MAX_RUNNING_TASKS": "1000000",
         "AIRFLOW__ECS_RECONCILER__LAUNCH_RATE": "9.5",
         "AIRFLOW__ECS_RECONCILER__DEPLOYMENT": "prod",
         "AIRFLOW__ECS_RECONCILER__LOG_FORMAT": "json",
@@ -80,7 +80,7 @@ OURS: dict[str, Any] = {
     "listing_interval": 90,
     "log_format": "console",
     "log_level": "DEBUG",
-    "max_running_tasks": 2000000,
+    "max_running_tasks": 1000000,
     "max_running_vcpus": 250.5,
     "orphan_grace": 900,
     "queues": {"gpu": {"task_definition": "train:4", "subnets": ["subnet-9"], "max_running_tasks": 40}},

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["OWNER", "Crowd", "fill"]
+__all__ = ["Crowd", "fill"]
 
-OWNER: Final = 7
-"""The scheduler job that owns all of it."""
 _WORKLOAD: Final = json.dumps({"ti": {"id": "0" * 36, "dag_id": "dag"}, "dag_rel_path": "x" * 200, "bundle": "y" * 600})
 _PARAMS: Final = json.dumps({
     "taskDefinition": "airflow-task", "launchType": "FARGATE", "count": 1,
@@ -31,6 +29,8 @@ class Crowd:
     pending: int = 10_000
     shard: str = ""
     deployment: str = "prod"
+    owner: int = 7
+    """The scheduler job that owns all of it."""
     first: int = 0
     """The number of the first, for a second crowd in one table."""
 
@@ -43,7 +43,7 @@ def fill(engine: Engine, crowd: Crowd) -> None:
         for kind, count in (("f", crowd.finished), ("l", crowd.live), ("p", crowd.pending)):
             conn.exec_driver_sql(_ROWS, {
                 "kind": kind, "first": crowd.first, "last": crowd.first + count - 1,
-                "of": crowd.deployment, "owner": OWNER, "shard": crowd.shard,
+                "of": crowd.deployment, "owner": crowd.owner, "shard": crowd.shard,
                 "workload": _WORKLOAD, "params": _PARAMS,
             })  # fmt: skip
         conn.exec_driver_sql(_ATTEMPTS)

@@ -195,7 +195,7 @@ def test_what_adoption_does_not_reach_is_taken_over_all_the_same(world: World) -
 
 def test_what_the_dead_left_is_found_without_reading_what_has_ended(world: World, postgres_only: None) -> None:
     engine = settings.get_engine()  # type: ignore[no-untyped-call]  # Airflow's
-    fill(engine, Crowd(finished=20_000, live=100, pending=100, deployment="test"))
+    fill(engine, Crowd(finished=20_000, live=100, pending=100, deployment="test", owner=1_000_000))
     sql("UPDATE ecs_launch_attempt SET told = 0 WHERE exec_id LIKE 'f00001000%'")
     with transactions.begin() as connection, recorded(engine) as statements:
         found = world.executor._parts._upkeep._airflow.abandoned(connection, "test", None)
