@@ -79,7 +79,7 @@ def asked_by(connection: Connection, exec_ids: Collection[str]) -> dict[str, str
             )
             .order_by(_log.dttm)
         )
-        acted = [row for row in connection.execute(actions) if _fits(row.event, row.extra or "", row)]
+        acted = [row for row in connection.execute(actions) if _fits(row)]
         found |= {row.exec_id: f"{row.event} by {row.owner or 'nobody'}" for row in acted}
         # Only a run that has timed out is failed, and its tasks skipped, with nobody's doing.
         # Source: airflow/jobs/scheduler_job_runner.py, _schedule_dag_run.
@@ -97,13 +97,14 @@ def asked_by(connection: Connection, exec_ids: Collection[str]) -> dict[str, str
     return found
 
 
-def _fits(event: str, extra: str, row: Any) -> bool:
+def _fits(row: Any) -> bool:
     """Whether the task instance is what such an action makes of it. Others end by themselves, and nobody is to blame.
 
     `extra` is JSON: the request's body, and what of its path and query has no column of its own. It is searched and not
     parsed: whatever is in there, the workload is withdrawn.
     Source: airflow/api_fastapi/logging/decorators.py.
     """
+    event, extra, gone, state = row.event, row.extra or "", row.id is None, row.state or ""
 
     def says(name: str, *values: Any) -> bool:
         return any(f"{json.dumps(name)}: {json.dumps(value)}" in extra for value in values)
@@ -111,7 +112,6 @@ def _fits(event: str, extra: str, row: Any) -> bool:
     def names(name: str) -> bool:
         return json.dumps(name) in extra
 
-    gone, state = row.id is None, row.state or ""
     if event in _DELETES:
         return gone
     if event in _CLEARS:

@@ -32,11 +32,11 @@ def in_units(vcpus: float | None) -> int | None:
 
 def cpu_units(text: str) -> int:
     """Of `1024` or `1 vCPU`, the two ways in which ECS takes a size. Raises ValueError."""
-    found = _SIZE.fullmatch(text.strip()) if len(text) < 20 else None
-    units = (int(found[1]) if found[1] else round(float(found[2]) * VCPU)) if found else ABSURD
-    if units >= ABSURD:
-        raise ValueError(f"the cpu of a task is {text[:40]!r}: give CPU units such as 1024, or text such as 1 vCPU")
-    return units
+    if found := _SIZE.fullmatch(text.strip()):
+        units = float(found[1]) if found[1] else float(found[2]) * VCPU
+        if units < ABSURD:
+            return round(units)
+    raise ValueError(f"the cpu of a task is {text[:40]!r}: give CPU units such as 1024, or text such as 1 vCPU")
 
 
 def fargate_cpu(params: Mapping[str, Any], definition: Mapping[str, Any] | None) -> int | None:

@@ -7,26 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow import settings
-from airflow.models.log import Log
-from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
-from sqlalchemy import event, select
+from sqlalchemy import event
 
 from reconciler.airflow import parts, transactions
 from reconciler.core.phase import Phase
 from tests.shim.inside.world import sql
 
 if TYPE_CHECKING:
-    from reconciler.core.task import Workload
     from tests.shim.inside.world import World
 
 NOW = datetime.now(UTC)
 LONG_AGO = NOW - timedelta(seconds=201)
-
-
-def wanted(world: World, w: Workload) -> tuple[str, str | None]:
-    row = world.row(w.exec_id)
-    return row.desired, row.desired_reason
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "scheduled", "deferred", None])
@@ -38,10 +30,10 @@ def test_what_no_task_instance_wants_any_more_is_withdrawn_when_two_looks_agree(
     world.set_ti(w, state=state)
 
     world.beat()
-    assert wanted(world, w) == ("RUN", None)
+    assert world.wanted(w) == ("RUN", None)
 
     world.beat()
-    assert wanted(world, w) == ("STOP", f"the task instance is {state or 'not scheduled'}")
+    assert world.wanted(w) == ("STOP", f"the task instance is {state or 'not scheduled'}")
 
 
 def test_a_look_between_two_transactions_of_airflow_does_no_harm(world: World) -> None:
@@ -53,7 +45,7 @@ def test_a_look_between_two_transactions_of_airflow_does_no_harm(world: World) -
     world.set_ti(w, state="scheduled")
     world.beat()
 
-    assert wanted(world, w) == ("RUN", None)
+    assert world.wanted(w) == ("RUN", None)
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
@@ -64,7 +56,7 @@ def test_what_is_active_is_left_alone(world: World, state: str) -> None:
     world.beat()
     world.beat()
 
-    assert wanted(world, w) == ("RUN", None)
+    assert world.wanted(w) == ("RUN", None)
     assert world.executor.slots_occupied == 1
 
 
@@ -72,17 +64,12 @@ def test_what_is_active_is_left_alone(world: World, state: str) -> None:
 def test_what_a_user_clears_is_withdrawn(world: World, state: str, after: str) -> None:
     (w,) = world.queued()
     world.set_ti(w, state=state)
-    with create_session() as session:
-        clear_task_instances([_loaded(session)], session)
+    world.clear()
 
     world.beat()
     world.beat()
 
-    assert wanted(world, w) == ("STOP", f"the task instance was cleared, and is {after}")
-
-
-def _loaded(session: Any) -> Any:
-    return session.scalars(select(TaskInstance)).one()
+    assert world.wanted(w) == ("STOP", f"the task instance was cleared, and is {after}")
 
 
 def test_what_was_queued_again_is_withdrawn_and_the_new_one_stays(world: World) -> None:
@@ -94,8 +81,8 @@ def test_what_was_queued_again_is_withdrawn_and_the_new_one_stays(world: World) 
     world.beat()
     world.beat()
 
-    assert wanted(world, old) == ("STOP", f"the task instance was queued again as {new.exec_id}")
-    assert wanted(world, new) == ("RUN", None)
+    assert world.wanted(old) == ("STOP", f"the task instance was queued again as {new.exec_id}")
+    assert world.wanted(new) == ("RUN", None)
     assert world.executor.slots_occupied == 1
 
 
@@ -106,7 +93,7 @@ def test_a_workload_without_a_task_instance_is_withdrawn(world: World) -> None:
     world.beat()
     world.beat()
 
-    assert wanted(world, w) == ("STOP", "the task instance is gone")
+    assert world.wanted(w) == ("STOP", "the task instance is gone")
 
 
 @pytest.mark.parametrize(("phase", "desired"), [("PENDING", "STOP"), ("STARTED", "STOP"), ("RUNNING", "RUN")])
@@ -121,144 +108,9 @@ def test_the_second_look_comes_soon_for_what_has_not_begun(
     beside.daemon(w.exec_id, phase=phase, attempt=1)
     beside.set_ti(w, state="failed")
     beside.beat()
-    assert wanted(beside, w) == ("RUN", None)
+    assert beside.wanted(w) == ("RUN", None)
     beside.beat()
-    assert wanted(beside, w)[0] == desired
-
-
-BULK = '{"actions": [{"action": "update", "entities": [%s]}], "method": "PATCH"}'
-DELETED = BULK.replace("update", "delete")
-
-
-def acted(w: Workload, event: str, *, later: float = 1, **columns: Any) -> None:
-    """A user's action, as Airflow's API server notes it."""
-    given = {"task_id": None, "run_id": w.key.run_id, "owner": "ada", "extra": "{}", **columns}
-    assert w.created_at is not None
-    with create_session() as session:
-        row = Log(event, **{name: given[name] for name in ("task_id", "run_id", "owner", "extra")}, dag_id="etl")
-        row.dttm = w.created_at + timedelta(seconds=later)
-        session.add(row)
-
-
-def become(world: World, w: Workload, what: str) -> None:
-    """The task instance is marked so, cleared, or deleted."""
-    if what == "gone":
-        sql("DELETE FROM task_instance")
-    elif what == "cleared":
-        with create_session() as session:
-            clear_task_instances([_loaded(session)], session)
-    else:
-        world.set_ti(w, state=what)
-
-
-FAILED = {"task_id": "work", "extra": '{"new_state": "failed", "method": "PATCH"}'}
-CLEARED = '"dry_run": false, "only_failed": false'
-
-
-@pytest.mark.parametrize(
-    ("what", "event", "columns"),
-    [
-        ("failed", "patch_task_instance", FAILED),
-        ("failed", "patch_task_instance", {**FAILED, "extra": '{"map_index": "-1", "new_state": "failed"}'}),
-        ("failed", "patch_dag_run", {"extra": '{"state": "failed", "note": null}'}),
-        ("skipped", "patch_dag_run", {"extra": '{"state": "success"}'}),
-        ("failed", "bulk_dag_runs", {"run_id": None, "extra": BULK % '{"dag_run_id": "run_1", "state": "failed"}'}),
-        ("cleared", "post_clear_task_instances", {"extra": f'{{{CLEARED}, "task_ids": ["another", "work"]}}'}),
-        ("cleared", "post_clear_task_instances", {"extra": f'{{{CLEARED}, "task_ids": [["work", -1]]}}'}),
-        ("cleared", "post_clear_task_instances", {"extra": f'{{{CLEARED}, "task_ids": null}}'}),
-        (
-            "cleared",
-            "post_clear_task_instances",
-            {"extra": f'{{{CLEARED}, "task_ids": ["before"], "include_downstream": true}}'},
-        ),
-        ("cleared", "clear_dag_run", {"extra": f"{{{CLEARED}}}"}),
-        ("cleared", "clear_dag_runs", {"run_id": None, "extra": '{"dag_runs": [{"dag_run_id": "run_1"}]}'}),
-        ("gone", "delete_dag_run", {}),
-        ("gone", "delete_dag", {"run_id": None}),
-        ("gone", "bulk_dag_runs", {"run_id": None, "extra": DELETED % '"run_1"'}),
-    ],
-)
-def test_the_reason_names_the_user_who_ended_it(world: World, what: str, event: str, columns: Any) -> None:
-    (w,) = world.queued()
-    become(world, w, what)
-    acted(w, event, **columns)
-    world.beat()
-    world.beat()
-    desired, reason = wanted(world, w)
-    assert desired == "STOP"
-    assert str(reason).endswith(f" ({event} by ada)")
-
-
-@pytest.mark.parametrize(
-    ("what", "event", "columns"),
-    [
-        ("failed", "patch_task_instance", {**FAILED, "task_id": "another"}),
-        ("success", "patch_task_instance", FAILED),
-        ("failed", "patch_task_instance", {**FAILED, "extra": '{"note": "it has \\"new_state\\": \\"failed\\""}'}),
-        ("failed", "patch_task_instance", {**FAILED, "extra": '{"map_index": "3", "new_state": "failed"}'}),
-        ("failed", "patch_task_group_instances", {"extra": '{"group_id": "group", "new_state": "failed"}'}),
-        ("failed", "patch_dag_run", {"run_id": "another", "extra": '{"state": "failed"}'}),
-        ("failed", "patch_dag_run", {"later": -60, "extra": '{"state": "failed"}'}),
-        ("failed", "patch_dag_run", {"extra": '{"note": "look at this"}'}),
-        ("success", "patch_dag_run", {"extra": '{"state": "queued"}'}),
-        ("failed", "bulk_dag_runs", {"run_id": None, "extra": BULK % '{"dag_run_id": "run_2", "state": "failed"}'}),
-        ("failed", "bulk_dag_runs", {"run_id": None, "extra": BULK % '{"dag_run_id": "run_1", "note": "this"}'}),
-        ("failed", "trigger_dag_run", {"extra": '{"state": "failed"}'}),
-        ("cleared", "post_clear_task_instances", {"extra": f'{{{CLEARED}, "task_ids": ["another"]}}'}),
-        ("cleared", "post_clear_task_instances", {"extra": '{"dry_run": true}'}),
-        ("cleared", "clear_dag_runs", {"run_id": None, "extra": '{"dag_runs": [{"dag_run_id": "run_2"}]}'}),
-        *(
-            (state, "post_clear_task_instances", {"extra": f'{{{CLEARED}, "task_ids": ["work"]}}'})
-            for state in ("success", "failed", "deferred", "up_for_reschedule")
-        ),
-        ("failed", "delete_dag_run", {}),
-        ("gone", "bulk_dag_runs", {"run_id": None, "extra": DELETED % '"run_2"'}),
-        ("gone", "patch_dag_run", {"extra": '{"state": "failed"}'}),
-        ("failed", "patch_task_instance", {**FAILED, "extra": "no JSON at all"}),
-        ("failed", "patch_task_instance", {**FAILED, "extra": None}),
-    ],
-)
-def test_nobody_is_named_who_did_something_else(world: World, what: str, event: str, columns: Any) -> None:
-    (w,) = world.queued()
-    become(world, w, what)
-    acted(w, event, **columns)
-    world.beat()
-    world.beat()
-    desired, reason = wanted(world, w)
-    assert desired == "STOP"
-    assert " by " not in str(reason)
-
-
-@pytest.mark.parametrize(("group", "named"), [("outer", True), ("outer.inner", True), ("inner", False)])
-def test_the_reason_names_the_user_who_marked_its_group(world: World, group: str, named: bool) -> None:
-    (w,) = world.queued()
-    sql("UPDATE task_instance SET task_id = 'outer.inner.work', state = 'failed'")
-    world.overwrite(w.exec_id, task_id="outer.inner.work")
-    acted(w, "patch_task_group_instances", extra=f'{{"group_id": "{group}", "new_state": "failed"}}')
-    world.beat()
-    world.beat()
-    who = " (patch_task_group_instances by ada)" if named else ""
-    assert wanted(world, w) == ("STOP", f"the task instance is failed{who}")
-
-
-def test_nobody_is_named_for_a_task_that_is_tried_again(world: World) -> None:
-    """Airflow gives it a new id, as if it had been cleared."""
-    (w,) = world.queued()
-    become(world, w, "cleared")
-    world.set_ti(w, state="up_for_retry")
-    acted(w, "post_clear_task_instances", extra=f'{{{CLEARED}, "task_ids": ["before"], "include_downstream": true}}')
-    world.beat()
-    world.beat()
-    assert wanted(world, w) == ("STOP", "the task instance is up_for_retry")
-
-
-def test_a_run_that_took_too_long_is_named_as_such(world: World) -> None:
-    (w,) = world.queued()
-    world.set_ti(w, state="skipped")
-    sql("UPDATE dag_run SET state = 'failed'")
-    world.beat()
-    world.beat()
-    assert wanted(world, w) == ("STOP", "the task instance is skipped (its DAG run timed out)")
+    assert beside.wanted(w)[0] == desired
 
 
 class TestShedding:

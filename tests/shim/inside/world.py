@@ -20,7 +20,7 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.callback import ExecutorCallback
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.serialized_dag import SerializedDagModel
-from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 from airflow.sdk.definitions.callback import SyncCallback
@@ -209,6 +209,16 @@ class World(Scheduler):
     def rows(self) -> list[Workload]:
         with settings.get_engine().begin() as conn:
             return list(read(conn, select(*WHOLE).order_by(workloads.c.created_at, workloads.c.exec_id)))
+
+    def wanted(self, w: Workload) -> tuple[str, str | None]:
+        """What is wanted of a workload, and why."""
+        row = self.row(w.exec_id)
+        return row.desired, row.desired_reason
+
+    def clear(self) -> None:
+        """A user clears the one task instance that there is."""
+        with create_session() as session:
+            clear_task_instances([session.scalars(select(TaskInstance)).one()], session)
 
     def row(self, exec_id: str) -> Workload:
         (found,) = [w for w in self.rows() if w.exec_id == exec_id]
